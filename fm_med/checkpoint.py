@@ -1,0 +1,245 @@
+"""Save and resume a run exactly: after `load_checkpoint` the run goes on bit for bit.
+
+A checkpoint is one folder, `checkpoints/step-000500`, written under a temporary name and renamed
+when it is whole, with the size and SHA-256 of each file in `checkpoint.json`. Tensors are stored as
+safetensors, all else as JSON: nothing is pickled.
+"""
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from fm_med.atomic import atomic_folder
+from fm_med.errors import InputError
+
+SCHEMA_VERSION = 1
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    state: dict[str, Any],
+    keep: int = 2,
+) -> None:
+    """Write `folder/step-<step>` whole or not at all, then delete all but the newest `keep`.
+
+    Every process must call this; the main process writes.
+
+    Args:
+        folder: The run's `checkpoints` folder.
+        step: Optimiser steps done so far.
+        model: The trained module, wrapped or not.
+        optimizer: Its optimiser.
+        accelerator: Knows the processes and the gradient scaler.
+        state: What else the loop must know again (best score, ...); JSON values only.
+        keep: Number of checkpoints to keep.
+
+    Raises:
+        InputError: The disk is full or not writable; earlier checkpoints are untouched.
+    """
+    model_state: dict[str, Any] = get_model_state_dict(model, options=_OPTIONS)
+    optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
+    random_states = gather_object([_random_state()])
+    if accelerator.is_main_process:
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "step": step,
+            "num_processes": accelerator.num_processes,
+            "param_groups": optimizer_state["param_groups"],
+            "python_random": [own["python"] for own in random_states],
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+            "state": state,
+        }
+        tensors = {
+            "model": {name: value.contiguous() for name, value in model_state.items()},
+            "optimizer": _flat(optimizer_state["state"]),
+            "random": {
+                f"{rank}.{name}": value
+                for rank, own in enumerate(random_states)
+                for name, value in own["tensors"].items()
+            },
+        }
+        _write(folder, step, manifest, tensors)
+        for _, old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(
+    path: Path, *, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+) -> tuple[int, dict[str, Any]]:
+    """Restore weights, optimiser, gradient scaler and every random generator of this process.
+
+    Returns:
+        The number of steps done and the loop's own state, as given to `save_checkpoint`.
+
+    Raises:
+        InputError: The run had another number of processes, whose random states cannot be split.
+    """
+    manifest = json.loads((path / "checkpoint.json").read_text())
+    if manifest["num_processes"] != accelerator.num_processes:
+        raise InputError(
+            f"{path} was written by {manifest['num_processes']} process(es) and this run has "
+            f"{accelerator.num_processes}; resume with the same number"
+        )
+    set_model_state_dict(model, load_file(path / "model.safetensors"), options=_OPTIONS)
+    optimizer_state = {
+        "state": _nested(load_file(path / "optimizer.safetensors")),
+        "param_groups": manifest["param_groups"],
+    }
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_OPTIONS)
+    if accelerator.scaler and manifest["scaler"]:
+        accelerator.scaler.load_state_dict(manifest["scaler"])
+    rank = accelerator.process_index
+    random_tensors = load_file(path / "random.safetensors")
+    prefix = f"{rank}."
+    mine = {k.removeprefix(prefix): v for k, v in random_tensors.items() if k.startswith(prefix)}
+    _set_random_state(manifest["python_random"][rank], mine)
+    return manifest["step"], manifest["state"]
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, path) of the checkpoints in a folder, oldest first, whole or torn."""
+    if not folder.is_dir():
+        return []
+    found = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.iterdir()]
+    return sorted((int(match.group(1)), path) for match, path in found if match)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest whole checkpoint; a torn one is named on stderr and passed over."""
+    for _, path in reversed(list_checkpoints(folder)):
+        fault = checkpoint_fault(path)
+        if fault is None:
+            return path
+        print(f"warning: {path} is torn ({fault}); trying the one before it", file=sys.stderr)
+    return None
+
+
+def checkpoint_fault(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint's files, or None if sizes and hashes all agree.
+
+    Raises:
+        InputError: The checkpoint is whole but of a schema that this version does not know.
+    """
+    try:
+        manifest = json.loads((path / "checkpoint.json").read_text())
+    except FileNotFoundError:
+        return "checkpoint.json is missing"
+    except json.JSONDecodeError:
+        return "checkpoint.json is not valid JSON"
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has checkpoint schema {manifest['schema_version']}; "
+            f"this version reads schema {SCHEMA_VERSION}"
+        )
+    for name, expected in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes, {expected['bytes']} were written"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} does not match its hash"
+    return None
+
+
+def _write(
+    folder: Path, step: int, manifest: dict[str, Any], tensors: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    """Write the files of one checkpoint under a temporary name and rename the folder."""
+    path = folder / f"step-{step:06d}"
+    shutil.rmtree(path, ignore_errors=True)  # a torn one of this very step
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(".step-*.tmp"):  # of a process that was killed while writing
+        shutil.rmtree(left_over)
+    try:
+        with atomic_folder(path) as temporary:
+            manifest["files"] = {}
+            for name, content in tensors.items():
+                file = temporary / f"{name}.safetensors"
+                save_file(content, file)
+                manifest["files"][file.name] = {
+                    "bytes": file.stat().st_size,
+                    "sha256": _sha256(file),
+                }
+            (temporary / "checkpoint.json").write_text(json.dumps(manifest, indent=1))
+    except OSError as error:
+        raise InputError(
+            f"checkpoint {path} could not be written ({error.strerror}); "
+            f"the run's earlier checkpoints are whole: make room and run again with --resume"
+        ) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _flat(state: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Join parameter and state names: {"w": {"exp_avg": t}} -> {"w|exp_avg": t}."""
+    return {
+        f"{parameter}|{name}": value.contiguous()
+        for parameter, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _nested(flat: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Undo `_flat`."""
+    nested: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in flat.items():
+        parameter, name = key.rsplit("|", 1)
+        nested.setdefault(parameter, {})[name] = value
+    return nested
+
+
+def _random_state() -> dict[str, Any]:
+    """Collect this process's generators: Python's as JSON, numpy's and torch's as tensors."""
+    state: Any = np.random.get_state()
+    _, keys, position, has_gauss, gauss = state
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    return {"python": random.getstate(), "tensors": tensors}
+
+
+def _set_random_state(python: list[Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Undo `_random_state`."""
+    version, internal, gauss = python
+    random.setstate((version, tuple(internal), gauss))
+    position, has_gauss, cached = tensors["numpy_rest"].tolist()
+    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"])

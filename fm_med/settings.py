@@ -1,0 +1,153 @@
+"""Settings of a recipe: a dataclass read from flags and YAML, refused in one line when wrong.
+
+Light on purpose: `--help` and a mistyped flag must answer before torch is imported.
+"""
+
+import dataclasses
+import difflib
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from fm_med.errors import InputError
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, help: str) -> Any:
+    """Declare one field of a recipe's `Config`: its default and its line in `--help`."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def parse_settings(
+    kind: type[Settings], argv: Sequence[str], *, description: str = "", program: str | None = None
+) -> Settings:
+    """Read `kind` from a command line: `--config preset.yaml`, then `--field value` overrides.
+
+    Args:
+        kind: A dataclass whose fields were declared with `setting`.
+        argv: The arguments without the program's name. Boolean flags may stand bare.
+        description: First lines of `--help`.
+        program: Name shown in the usage line.
+
+    Raises:
+        InputError: An unknown key, a value of the wrong type, or a missing file; one line.
+    """
+    parser = settings_parser(kind, description=description, program=program)
+    return read_settings(kind, parser, argv)
+
+
+def settings_parser(
+    kind: type, *, description: str = "", program: str | None = None
+) -> ArgumentParser:
+    """Build the parser of a settings dataclass; its errors are raised, not printed."""
+    parser = ArgumentParser(exit_on_error=False, description=description, prog=program)
+    parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING
+        parser.add_argument(
+            f"--{field.name}",
+            type=hints[field.name],
+            help=field.metadata.get("help", "").replace("%", "%%"),
+            **({"required": True} if required else {"default": field.default}),
+        )
+    return parser
+
+
+def read_settings(kind: type[Settings], parser: ArgumentParser, argv: Sequence[str]) -> Settings:
+    """Parse `argv` with a parser of `settings_parser` and return the filled dataclass.
+
+    Raises:
+        InputError: As in `parse_settings`.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    booleans = {name for name, hint in get_type_hints(kind).items() if hint is bool}
+    try:
+        namespace = parser.parse_args(_bare_flags(argv, booleans))
+    except ArgumentError as error:
+        raise InputError(_one_line(str(error), names)) from None
+    return kind(**{name: namespace[name] for name in names})
+
+
+def _bare_flags(argv: Sequence[str], booleans: set[str]) -> list[str]:
+    """Turn a bare boolean flag (`--resume`) into `--resume=true`."""
+    following = [*argv[1:], "--"]
+    return [
+        f"{word}=true" if word[2:] in booleans and after.startswith("--") else word
+        for word, after in zip(argv, following)
+    ]
+
+
+def _one_line(message: str, names: list[str]) -> str:
+    """Fold a parser's message into one line and suggest the name that was probably meant."""
+    message = re.sub(r"\s+", " ", message).strip()
+    message = message.replace("typing.Literal", "one of ")
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    unknown = re.search(r"unrecognized arguments: --(\w+)|Option '(\w+)' is not accepted", message)
+    if not unknown:
+        return message
+    wrong = unknown.group(1) or unknown.group(2)
+    close = difflib.get_close_matches(wrong, names, n=1)
+    meant = f"; did you mean {close[0]!r}?" if close else "; --help lists them"
+    return f"unknown setting {wrong!r}{meant}"
+
+
+def save_settings(settings: Any, path: Path) -> None:
+    """Write a settings dataclass as YAML, every field in its order."""
+    path.write_text(yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False))
+
+
+def changed_settings(settings: Any, path: Path) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that differ from a saved file as {name: (saved, now)}."""
+    saved = yaml.safe_load(path.read_text())
+    now = dataclasses.asdict(settings)
+    return {
+        name: (saved.get(name), value) for name, value in now.items() if saved.get(name) != value
+    }
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run a command and return its exit status: 0 done, 2 the user's input (one line on stderr).
+
+    Any other exception is a fault of ours and passes through with its traceback (status 1).
+    """
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def launch(kind: type[Settings], main: Callable[[Settings], object]) -> None:
+    """Run a recipe: parse its settings from the command line, call `main`, set the exit status."""
+    module = sys.modules[main.__module__]
+    program = Path(sys.argv[0]).name
+    argv = sys.argv[1:]
+
+    def command() -> None:
+        main(parse_settings(kind, argv, description=module.__doc__ or "", program=program))
+
+    sys.exit(exit_code(command))
+
+
+__all__ = [
+    "changed_settings",
+    "exit_code",
+    "launch",
+    "parse_settings",
+    "read_settings",
+    "save_settings",
+    "setting",
+    "settings_parser",
+]
