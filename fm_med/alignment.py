@@ -36,7 +36,7 @@ class AlignmentConfig(PreTrainedConfig):
 
 
 class Temperature(nn.Module):
-    """The learned scale of the similarities, kept as its logarithm, with SigLIP's bias beside it."""
+    """The learned scale of the similarities, as its logarithm, and SigLIP's bias."""
 
     def __init__(self, config: AlignmentConfig) -> None:
         super().__init__()

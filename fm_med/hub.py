@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
 
 import fm_med.auto  # noqa: F401  (registers the encoders with the Auto classes)
@@ -47,7 +47,9 @@ class LoadedModel:
         return self.encoder(**inputs).pooler_output.float().cpu().numpy()
 
 
-def load(name_or_path: str | Path, *, revision: str | None = None, device: str = "cpu") -> LoadedModel:
+def load(
+    name_or_path: str | Path, *, revision: str | None = None, device: str = "cpu"
+) -> LoadedModel:
     """Load a saved model from a folder or a Hub id; nothing else needs to be imported.
 
     Args:
@@ -88,5 +90,5 @@ def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Pa
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{name_or_path} is neither a folder nor a model that can be had from the Hub ({reason})"
+            f"{name_or_path} is neither a folder nor a model that the Hub can give ({reason})"
         ) from None

@@ -25,6 +25,11 @@ def setting(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def argument(help: str) -> Any:
+    """Declare a field of a command that is given by its place, without a flag."""
+    return dataclasses.field(metadata={"help": help, "positional": True})
+
+
 def parse_settings(
     kind: type[Settings], argv: Sequence[str], *, description: str = "", program: str | None = None
 ) -> Settings:
@@ -51,13 +56,16 @@ def settings_parser(
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        required = field.default is dataclasses.MISSING
-        parser.add_argument(
-            f"--{field.name}",
-            type=hints[field.name],
-            help=field.metadata.get("help", "").replace("%", "%%"),
-            **({"required": True} if required else {"default": field.default}),
-        )
+        options = {
+            "type": hints[field.name],
+            "help": field.metadata["help"].replace("%", "%%"),
+        }
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, **options)
+        elif field.default is dataclasses.MISSING:
+            parser.add_argument(f"--{field.name}", required=True, **options)
+        else:
+            parser.add_argument(f"--{field.name}", default=field.default, **options)
     return parser
 
 
@@ -142,6 +150,7 @@ def launch(kind: type[Settings], main: Callable[[Settings], object]) -> None:
 
 
 __all__ = [
+    "argument",
     "changed_settings",
     "exit_code",
     "launch",

@@ -1,0 +1,165 @@
+"""`fm-med cohort ...`: make a cohort, check it, describe it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fm_med.cli.command import Command
+from fm_med.errors import InputError
+from fm_med.settings import argument, setting
+
+
+@dataclass
+class PtbXl:
+    """Settings of `fm-med cohort ptbxl`."""
+
+    source: str = argument("folder with ptbxl_database.csv, scp_statements.csv and the records")
+    destination: str = argument("folder of the new cohort")
+    sampling_rate: Literal[100, 500] = setting(100, "which of PTB-XL's two recordings to take (Hz)")
+    workers: int | None = setting(None, "processes that read; default: all cores")
+    allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
+
+
+@dataclass
+class EcgTable:
+    """Settings of `fm-med cohort ecg`."""
+
+    destination: str = argument("folder of the new cohort")
+    table: str = setting(None, "CSV or Parquet with one row per recording (required)")
+    records: str = setting(None, "folder that the paths in the table are relative to (required)")
+    subject: str = setting(None, "column with the person's id (required)")
+    path: str = setting(None, "column with the recording's path (required)")
+    report: str | None = setting(None, "column with the report's text")
+    time: str | None = setting(None, "column with the follow-up time")
+    event: str | None = setting(None, "column that is true where the event was observed")
+    follow_up_unit: str | None = setting(None, "unit of --time: days, months or years")
+    label: list[str] | None = setting(None, "label columns: --label a --label b, or [a, b]")
+    age: str | None = setting(None, "column with the age in years")
+    sex: str | None = setting(None, "column with the sex")
+    split: str | None = setting(None, "column with train, validation, test; default: 80/10/10")
+    seed: int = setting(0, "seed of the split by person")
+    workers: int | None = setting(None, "processes that read; default: all cores")
+    allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
+
+
+@dataclass
+class Simulate:
+    """Settings of `fm-med cohort simulate`."""
+
+    destination: str = argument("folder of the new cohort")
+    subjects: int = setting(2000, "number of persons")
+    seed: int = setting(0, "seed of everything")
+    sampling_rate: int = setting(100, "Hz, 100 to 1000")
+    hospital: Literal["a", "b"] = setting("a", "b has other prevalences, language and noise")
+    effect: float = setting(1.0, "strength of the findings' effect on survival; 0 for none")
+    event_share: float = setting(0.10, "share of persons with an observed event")
+    workers: int | None = setting(None, "processes that simulate; default: all cores")
+
+
+@dataclass
+class Check:
+    """Settings of `fm-med cohort check` and `describe`."""
+
+    cohort: str = argument("folder of a cohort")
+    allow_duplicates: bool = setting(False, "do not count equal recordings in two splits")
+
+
+def ptbxl(settings: PtbXl) -> None:
+    """Convert PTB-XL."""
+    from fm_med.sources.ptbxl import make_ptbxl
+
+    make_ptbxl(
+        Path(settings.source),
+        Path(settings.destination),
+        sampling_rate=settings.sampling_rate,
+        workers=settings.workers,
+        allow_duplicates=settings.allow_duplicates,
+    )
+    describe_folder(settings.destination)
+
+
+def ecg_table(settings: EcgTable) -> None:
+    """Convert a table and a folder of recordings."""
+    from fm_med.sources.ecg_table import make_ecg_table
+
+    for name in ("table", "records", "subject", "path"):
+        if getattr(settings, name) is None:
+            raise InputError(f"fm-med cohort ecg needs --{name}")
+    make_ecg_table(
+        Path(settings.table),
+        Path(settings.records),
+        Path(settings.destination),
+        subject=settings.subject,
+        path=settings.path,
+        report=settings.report,
+        time=settings.time,
+        event=settings.event,
+        follow_up_unit=settings.follow_up_unit,
+        labels=tuple(settings.label or ()),
+        age=settings.age,
+        sex=settings.sex,
+        split=settings.split,
+        seed=settings.seed,
+        workers=settings.workers,
+        allow_duplicates=settings.allow_duplicates,
+    )
+    describe_folder(settings.destination)
+
+
+def simulate(settings: Simulate) -> None:
+    """Simulate a cohort with known truth."""
+    from fm_med.sources.simulated import make_simulated
+
+    make_simulated(
+        Path(settings.destination),
+        subjects=settings.subjects,
+        seed=settings.seed,
+        sampling_rate=settings.sampling_rate,
+        hospital=settings.hospital,
+        effect=settings.effect,
+        event_share=settings.event_share,
+        workers=settings.workers,
+    )
+    describe_folder(settings.destination)
+
+
+def check(settings: Check) -> None:
+    """Validate a cohort's every row; status 2 and the list of problems if there are any."""
+    from fm_med.cohort import check_cohort
+
+    problems = check_cohort(Path(settings.cohort), allow_duplicates=settings.allow_duplicates)
+    if problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        for problem in problems:
+            print(f"- {problem}")
+        raise InputError(f"cohort {settings.cohort}: {problems[0]}{more}")
+    describe_folder(settings.cohort)
+    print("no problem found")
+
+
+def describe(settings: Check) -> None:
+    """Print what a cohort holds."""
+    describe_folder(settings.cohort)
+
+
+def describe_folder(folder: str) -> None:
+    """Print one line per split and the card's main facts."""
+    from fm_med.cohort import open_cohort
+
+    cohort = open_cohort(Path(folder))
+    card = cohort.card
+    print(f"{cohort.path}: {card.name}, {card.modality} in {card.units}, {card.sampling_rate:g} Hz")
+    for split, table in cohort.splits.items():
+        subjects = len(set(table["subject_id"].to_pylist()))
+        print(f"  {split:<11} {table.num_rows:>8} recordings of {subjects} subjects")
+    for name, labels in card.label_sets.items():
+        print(f"  labels {name}: {', '.join(labels)}")
+
+
+COHORT_COMMANDS = {
+    "cohort ptbxl": Command(PtbXl, ptbxl, "make a cohort from a copy of PTB-XL"),
+    "cohort ecg": Command(EcgTable, ecg_table, "make a cohort from a table and recordings"),
+    "cohort simulate": Command(Simulate, simulate, "make a simulated cohort with known truth"),
+    "cohort check": Command(Check, check, "validate every row of a cohort"),
+    "cohort describe": Command(Check, describe, "say what a cohort holds"),
+}

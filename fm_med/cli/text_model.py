@@ -1,0 +1,74 @@
+"""`fm-med text-model`: train a small text model on the reports at hand, without a network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm_med.cli.command import Command
+from fm_med.errors import InputError
+from fm_med.settings import setting
+
+
+@dataclass
+class TextModel:
+    """Settings of `fm-med text-model`."""
+
+    reports: list[str] = setting(
+        None, "cohorts, text files (a report per line) or CSV/Parquet with a column `report`"
+    )
+    output: str = setting(None, "folder of the new text model (required)")
+    num_epochs: int = setting(30, "epochs of masked language modelling; 0 for a random network")
+    hidden_size: int = setting(128, "width of the network")
+    layers: int = setting(3, "number of layers")
+    vocabulary_size: int = setting(4000, "upper bound of the number of word pieces")
+    seed: int = setting(0, "seed of weights, order and masks")
+
+
+def text_model(settings: TextModel) -> None:
+    """Train a tokenizer and a small BERT on reports and save both."""
+    from fm_med.text.train import train_text_model
+
+    if not settings.reports or settings.output is None:
+        raise InputError("fm-med text-model needs --reports and --output")
+    reports = [text for source in settings.reports for text in read_reports(Path(source))]
+    train_text_model(
+        reports,
+        Path(settings.output),
+        num_epochs=settings.num_epochs,
+        hidden_size=settings.hidden_size,
+        layers=settings.layers,
+        vocabulary_size=settings.vocabulary_size,
+        seed=settings.seed,
+    )
+    print(f"text model of {len(set(reports))} distinct reports: {settings.output}")
+
+
+def read_reports(source: Path) -> list[str]:
+    """Read the reports of a cohort's training split, of a table, or the lines of a text file.
+
+    Raises:
+        InputError: No such file or folder, or no reports in it.
+    """
+    import pandas as pd
+
+    from fm_med.cohort import open_cohort
+
+    if source.is_dir():
+        reports = list(open_cohort(source).column("train", "report"))
+    elif not source.is_file():
+        raise InputError(f"there is no file or cohort {source}")
+    elif source.suffix == ".txt":
+        reports = source.read_text().splitlines()
+    else:
+        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+        if "report" not in table:
+            raise InputError(f"{source} has no column 'report'; its columns are {list(table)}")
+        reports = list(table["report"])
+    reports = [text for text in reports if isinstance(text, str) and text.strip()]
+    if not reports:
+        raise InputError(f"{source} holds no report")
+    return reports
+
+
+TEXT_COMMANDS = {
+    "text-model": Command(TextModel, text_model, "train a small text model on reports, offline"),
+}

@@ -1,0 +1,122 @@
+"""Settings: what a command line or a preset may say, and how a wrong one is refused."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from fm_med.errors import InputError
+from fm_med.settings import changed_settings, exit_code, parse_settings, save_settings, setting
+
+
+@dataclass
+class Config:
+    cohort: str = setting("simulated", "folder of a cohort")
+    learning_rate: float = setting(1e-3, "peak rate, 100 % of it")
+    micro_batch_size: int | None = setting(None, "rows at once")
+    objective: Literal["infonce", "siglip"] = setting("infonce", "loss")
+    resume: bool = setting(False, "continue")
+    seed: int = setting(0, "seed")
+
+
+def parse(*argv: str) -> Config:
+    return parse_settings(Config, argv, program="recipe.py")
+
+
+def test_defaults_and_overrides():
+    assert parse() == Config()
+    settings = parse("--learning_rate", "1e-4", "--micro_batch_size", "8", "--cohort=x")
+    assert settings == Config(cohort="x", learning_rate=1e-4, micro_batch_size=8)
+    assert isinstance(settings.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--resume"], True),
+        (["--resume", "--seed", "3"], True),
+        (["--seed", "3", "--resume"], True),
+        (["--resume", "false"], False),
+        (["--resume=true"], True),
+    ],
+)
+def test_boolean_flags_work_bare(argv, expected):
+    assert parse(*argv).resume is expected
+
+
+def test_a_preset_is_read_and_overridden(tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("learning_rate: 1e-4\nobjective: siglip\n")
+    settings = parse("--config", str(preset), "--objective", "infonce")
+    assert settings.learning_rate == 1e-4
+    assert settings.objective == "infonce"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--larning_rate", "3"], "unknown setting 'larning_rate'; did you mean 'learning_rate'?"),
+        (["--zzz", "3"], "unknown setting 'zzz'"),
+        (["--learning_rate", "fast"], "learning_rate"),
+        (["--objective", "mse"], "infonce"),
+        (["--seed", "1.5"], "seed"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["stray"], "stray"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(argv, message):
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_of_a_preset_is_refused(tmp_path):
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("learning_rat: 1e-4\n")
+    with pytest.raises(InputError, match="did you mean 'learning_rate'"):
+        parse("--config", str(preset))
+
+
+def test_saved_settings_are_compared_by_name(tmp_path):
+    save_settings(Config(), tmp_path / "config.yaml")
+    assert changed_settings(Config(), tmp_path / "config.yaml") == {}
+    changed = changed_settings(Config(seed=4), tmp_path / "config.yaml")
+    assert changed == {"seed": (0, 4)}
+
+
+def test_exit_codes(capsys):
+    def refuse():
+        raise InputError("cohort x has no README.md")
+
+    assert exit_code(lambda: None) == 0
+    assert exit_code(refuse) == 2
+    assert capsys.readouterr().err == "error: cohort x has no README.md\n"
+    with pytest.raises(ZeroDivisionError):
+        exit_code(lambda: 1 / 0)
+
+
+def test_help_and_a_typo_import_no_torch(tmp_path):
+    """Both must answer at once; torch alone takes seconds to import."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        '"""A recipe."""\n'
+        "import atexit, sys\n"
+        "from dataclasses import dataclass\n"
+        "from fm_med.settings import launch, setting\n"
+        "@dataclass\n"
+        "class Config:\n"
+        "    seed: int = setting(0, 'seed')\n"
+        "def main(config):\n"
+        "    import torch\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "launch(Config, main)\n"
+    )
+    for flag, status in (("--help", 0), ("--sed", 2)):
+        done = subprocess.run(
+            [sys.executable, str(recipe), flag, "1"], capture_output=True, text=True
+        )
+        assert done.returncode == status
+        assert done.stdout.splitlines()[-1] == "False"
+    assert done.stderr == "error: unknown setting 'sed'; did you mean 'seed'?\n"
