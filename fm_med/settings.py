@@ -5,6 +5,7 @@ Light on purpose: `--help` and a mistyped flag must answer before torch is impor
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 from argparse import ArgumentError
@@ -23,6 +24,11 @@ Settings = TypeVar("Settings")
 def setting(default: Any, help: str) -> Any:
     """Declare one field of a recipe's `Config`: its default and its line in `--help`."""
     return dataclasses.field(default=default, metadata={"help": help})
+
+
+def required(help: str) -> Any:
+    """Declare a field that must be given with its flag."""
+    return dataclasses.field(kw_only=True, metadata={"help": help})
 
 
 def argument(help: str) -> Any:
@@ -76,9 +82,11 @@ def read_settings(kind: type[Settings], parser: ArgumentParser, argv: Sequence[s
         InputError: As in `parse_settings`.
     """
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    booleans = {name for name, hint in get_type_hints(kind).items() if hint is bool}
+    hints = get_type_hints(kind)
+    booleans = {name for name, hint in hints.items() if hint is bool}
+    lists = {name for name, hint in hints.items() if hint in (list[str], list[str] | None)}
     try:
-        namespace = parser.parse_args(_bare_flags(argv, booleans))
+        namespace = parser.parse_args(_join_lists(_bare_flags(argv, booleans), lists))
     except ArgumentError as error:
         raise InputError(_one_line(str(error), names)) from None
     return kind(**{name: namespace[name] for name in names})
@@ -91,6 +99,23 @@ def _bare_flags(argv: Sequence[str], booleans: set[str]) -> list[str]:
         f"{word}=true" if word[2:] in booleans and after.startswith("--") else word
         for word, after in zip(argv, following)
     ]
+
+
+def _join_lists(argv: Sequence[str], lists: set[str]) -> list[str]:
+    """Turn `--label a b --label c` into `--label=["a", "b", "c"]`."""
+    joined: dict[str, list[str]] = {}
+    others: list[str] = []
+    current: list[str] | None = None
+    for word in argv:
+        name, equals, value = word[2:].partition("=")
+        if word.startswith("--"):
+            is_list = name in lists and not value.startswith("[")
+            current = joined.setdefault(name, []) if is_list else None
+            word = value if is_list and equals else word
+            if is_list and not equals:
+                continue
+        (others if current is None else current).append(word)
+    return others + [f"--{name}={json.dumps(values)}" for name, values in joined.items()]
 
 
 def _one_line(message: str, names: list[str]) -> str:
@@ -156,6 +181,7 @@ __all__ = [
     "launch",
     "parse_settings",
     "read_settings",
+    "required",
     "save_settings",
     "setting",
     "settings_parser",

@@ -8,7 +8,15 @@ from typing import Literal
 import pytest
 
 from fm_med.errors import InputError
-from fm_med.settings import changed_settings, exit_code, parse_settings, save_settings, setting
+from fm_med.settings import (
+    argument,
+    changed_settings,
+    exit_code,
+    parse_settings,
+    required,
+    save_settings,
+    setting,
+)
 
 
 @dataclass
@@ -44,6 +52,33 @@ def test_defaults_and_overrides():
 )
 def test_boolean_flags_work_bare(argv, expected):
     assert parse(*argv).resume is expected
+
+
+@dataclass
+class Convert:
+    source: str = argument("where from")
+    label: list[str] | None = setting(None, "columns")
+    table: str = required("a table")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["here", "--label", "a", "b", "--table", "t"],
+        ["here", "--label", "a", "--table", "t", "--label", "b"],
+        ["here", "--label=a", "--label=b", "--table", "t"],
+        ["here", '--label=["a", "b"]', "--table=t"],
+        ["--table", "t", "here", "--label", "a", "b"],
+    ],
+)
+def test_lists_may_be_given_in_one_flag_or_several(argv):
+    assert parse_settings(Convert, argv) == Convert("here", ["a", "b"], table="t")
+
+
+@pytest.mark.parametrize(("argv", "missing"), [(["here"], "table"), (["--table", "t"], "source")])
+def test_what_is_required_is_named(argv, missing):
+    with pytest.raises(InputError, match=missing):
+        parse_settings(Convert, argv)
 
 
 def test_a_preset_is_read_and_overridden(tmp_path):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from fm_med.cli.command import Command
 from fm_med.errors import InputError
-from fm_med.settings import argument, setting
+from fm_med.settings import argument, required, setting
 
 
 @dataclass
@@ -25,15 +25,15 @@ class EcgTable:
     """Settings of `fm-med cohort ecg`."""
 
     destination: str = argument("folder of the new cohort")
-    table: str = setting(None, "CSV or Parquet with one row per recording (required)")
-    records: str = setting(None, "folder that the paths in the table are relative to (required)")
-    subject: str = setting(None, "column with the person's id (required)")
-    path: str = setting(None, "column with the recording's path (required)")
+    table: str = required("CSV or Parquet with one row per recording")
+    records: str = required("folder that the paths in the table are relative to")
+    subject: str = required("column with the person's id")
+    path: str = required("column with the recording's path")
     report: str | None = setting(None, "column with the report's text")
     time: str | None = setting(None, "column with the follow-up time")
     event: str | None = setting(None, "column that is true where the event was observed")
     follow_up_unit: str | None = setting(None, "unit of --time: days, months or years")
-    label: list[str] | None = setting(None, "label columns: --label a --label b, or [a, b]")
+    label: list[str] | None = setting(None, "one or more label columns")
     age: str | None = setting(None, "column with the age in years")
     sex: str | None = setting(None, "column with the sex")
     split: str | None = setting(None, "column with train, validation, test; default: 80/10/10")
@@ -82,9 +82,6 @@ def ecg_table(settings: EcgTable) -> None:
     """Convert a table and a folder of recordings."""
     from fm_med.sources.ecg_table import make_ecg_table
 
-    for name in ("table", "records", "subject", "path"):
-        if getattr(settings, name) is None:
-            raise InputError(f"fm-med cohort ecg needs --{name}")
     make_ecg_table(
         Path(settings.table),
         Path(settings.records),

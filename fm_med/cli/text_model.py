@@ -5,17 +5,17 @@ from pathlib import Path
 
 from fm_med.cli.command import Command
 from fm_med.errors import InputError
-from fm_med.settings import setting
+from fm_med.settings import required, setting
 
 
 @dataclass
 class TextModel:
     """Settings of `fm-med text-model`."""
 
-    reports: list[str] = setting(
-        None, "cohorts, text files (a report per line) or CSV/Parquet with a column `report`"
+    reports: list[str] = required(
+        "cohorts, text files (a report per line) or CSV/Parquet with a column `report`"
     )
-    output: str = setting(None, "folder of the new text model (required)")
+    output: str = required("folder of the new text model")
     num_epochs: int = setting(30, "epochs of masked language modelling; 0 for a random network")
     hidden_size: int = setting(128, "width of the network")
     layers: int = setting(3, "number of layers")
@@ -27,8 +27,6 @@ def text_model(settings: TextModel) -> None:
     """Train a tokenizer and a small BERT on reports and save both."""
     from fm_med.text.train import train_text_model
 
-    if not settings.reports or settings.output is None:
-        raise InputError("fm-med text-model needs --reports and --output")
     reports = [text for source in settings.reports for text in read_reports(Path(source))]
     train_text_model(
         reports,
