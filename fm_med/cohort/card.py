@@ -24,6 +24,7 @@ COLUMN_MEANINGS = {
     "lead_mask": "true where the lead has signal, one per lead",
     "missing_samples": "samples missing in present leads after repair of short gaps",
     "signal_hash": "equal for equal recordings",
+    "middle_hash": "equal for recordings that are equal in their middle half, as copies are",
     "report": "free text as written; null when blank",
     "age": "years",
     "sex": "female, male or null",

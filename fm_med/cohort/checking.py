@@ -15,7 +15,9 @@ from fm_med.cohort.tables import content_hash, in_split_order, open_shards
 from fm_med.errors import InputError
 
 REQUIRED_COLUMNS = ("subject_id", "record_id", "split")
-HASH_COLUMN = "signal_hash"  # equal recordings have equal values
+# Equal recordings have equal values. The first of these that a cohort has is used: the hash of the
+# middle also finds a copy that was resampled again, which differs in a few samples at its ends.
+HASH_COLUMNS = ("middle_hash", "signal_hash")
 
 
 class Row(NamedTuple):
@@ -176,10 +178,12 @@ def duplicate_problems(tables: dict[str, pa.Table]) -> list[str]:
 
 def equal_recordings(tables: dict[str, pa.Table]) -> list[list[Row]]:
     """Return groups of rows whose recordings are equal, in row order; empty without hashes."""
-    if any(HASH_COLUMN not in table.column_names for table in tables.values()):
+    there = set.intersection(*(set(table.column_names) for table in tables.values()))
+    name = next((name for name in HASH_COLUMNS if name in there), None)
+    if name is None:
         return []
     hashes = pa.chunked_array(
-        [chunk for table in tables.values() for chunk in table.column(HASH_COLUMN).chunks]
+        [chunk for table in tables.values() for chunk in table.column(name).chunks]
     )
     codes = hashes.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     repeated = np.flatnonzero(np.bincount(codes)[codes] > 1)

@@ -55,7 +55,7 @@ def _open_shard(path: Path) -> pa.Table:
 
 
 class BytesColumn:
-    """A column of bytes spread over many chunks, gathered row by row without joining the chunks.
+    """A large_binary column of many chunks, gathered row by row without joining the chunks.
 
     ``pyarrow.Table.take`` first joins all chunks of the column, so a batch of 64 rows would read
     the whole cohort. Here only the bytes of the wanted rows are touched.
@@ -63,7 +63,6 @@ class BytesColumn:
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         """Note where each row lies: 16 bytes per row in memory, the data stay on disk."""
-        self.type = column.type
         self._chunks: list[np.ndarray] = []
         ends = []
         begins = []
@@ -80,18 +79,14 @@ class BytesColumn:
         """Return the values of `rows` (n,) as one array of n values."""
         chunk_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
         begin, end = self._begin[rows], self._end[rows]
-        offsets = np.zeros(len(rows) + 1, _offset_dtype(self.type))
+        offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(end - begin, out=offsets[1:])
         data = np.empty(offsets[-1], np.uint8)
         places = zip(chunk_of_row.tolist(), begin.tolist(), end.tolist(), offsets.tolist())
         for chunk, first, last, place in places:
             data[place : place + last - first] = self._chunks[chunk][first:last]
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        return pa.Array.from_buffers(self.type, len(rows), buffers)
-
-
-def _offset_dtype(kind: pa.DataType) -> type[np.signedinteger]:
-    return np.int64 if pa.types.is_large_binary(kind) else np.int32
+        return pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)
 
 
 def _offsets(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:
