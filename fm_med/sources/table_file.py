@@ -1,0 +1,154 @@
+"""Read columns of a CSV or Parquet table as text, and turn text into numbers and truth values."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from fm_med.errors import InputError
+
+DELIMITERS = (",", ";", "\t", "|")
+BLANK = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    *,
+    delimiter: str | None = None,
+    encoding: str = "utf-8",
+) -> pa.Table:
+    """Read some columns of a table as text; blank cells are null.
+
+    Args:
+        path: ``*.parquet``, or any other name for a delimited text file with a header.
+        columns: Names of the columns to read.
+        delimiter: Of a text file; None to take the most frequent of , ; tab | in its header.
+        encoding: Of a text file.
+
+    Returns:
+        A table with the columns in this order, all of them strings.
+
+    Raises:
+        InputError: The file is missing or cannot be parsed, or a column is missing.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"no table at {file}")
+    wanted = list(dict.fromkeys(columns))
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            require(wanted, pq.read_schema(file).names, file)
+            table = pq.read_table(file, columns=wanted)
+        else:
+            table = _read_text(file, wanted, delimiter, encoding)
+        return pa.table({name: _as_text(table.column(name)) for name in wanted})
+    except (pa.ArrowException, UnicodeDecodeError, LookupError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} cannot be read as a table ({encoding}): {reason}") from error
+
+
+def _read_text(file: Path, wanted: list[str], delimiter: str | None, encoding: str) -> pa.Table:
+    with file.open(encoding=encoding, newline="") as lines:
+        header = lines.readline()
+    delimiter = delimiter or max(DELIMITERS, key=header.count)
+    parse = pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    read = pa_csv.ReadOptions(encoding=encoding)
+    # all names first: a missing column is told with those there are
+    with pa_csv.open_csv(file, read_options=read, parse_options=parse) as reader:
+        require(wanted, reader.schema.names, file)
+    convert = pa_csv.ConvertOptions(
+        include_columns=wanted,
+        column_types={name: pa.string() for name in wanted},
+        strings_can_be_null=True,
+        null_values=BLANK,
+    )
+    return pa_csv.read_csv(file, read_options=read, parse_options=parse, convert_options=convert)
+
+
+def require(wanted: Iterable[str], there: Sequence[str], file: Path) -> None:
+    """Stop when a column is missing.
+
+    Raises:
+        InputError: Names the first missing column and those there are.
+    """
+    for name in wanted:
+        if name not in there:
+            raise InputError(f"{file} has no column {name!r}; it has {', '.join(there)}")
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    blank = pc.is_in(text, value_set=pa.array(BLANK))
+    return pc.if_else(blank, None, text)
+
+
+def identifiers(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column of ids; ids that a program wrote as floats ("7.0") become whole ("7").
+
+    Raises:
+        InputError: An id is blank.
+    """
+    column = table.column(name)
+    refuse_rows(column.is_null().to_numpy(), f"column {name!r} is blank")
+    if pc.all(pc.match_substring_regex(column, r"^\d+\.0$")).as_py():
+        return pc.replace_substring_regex(column, r"\.0$", "")
+    return column
+
+
+def numbers(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column as (rows,) float64, NaN where blank.
+
+    A decimal comma is understood, except before exactly three digits: "1,234" may mean 1234.
+
+    Raises:
+        InputError: A cell is not a number.
+    """
+    column = table.column(name)
+    point = pc.replace_substring_regex(column, r"^([+-]?\d+),(\d{1,2}|\d{4,})$", r"\1.\2")
+    number = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+    wrong = pc.fill_null(pc.invert(pc.match_substring_regex(point, number)), False).to_numpy()
+    refuse_rows(wrong, f"column {name!r} is not a number", column)
+    return point.cast(pa.float64()).to_numpy().copy()  # Arrow's own memory is read-only
+
+
+def booleans(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column as nullable bools; 1/0, true/false and yes/no are understood.
+
+    Raises:
+        InputError: A cell is something else.
+    """
+    column = table.column(name)
+    word = pc.utf8_lower(column)
+    true, false = (pc.is_in(word, value_set=pa.array(words)) for words in (TRUE, FALSE))
+    wrong = pc.and_(column.is_valid(), pc.invert(pc.or_(true, false))).to_numpy()
+    refuse_rows(wrong, f"column {name!r} is neither true nor false", column)
+    return pc.if_else(column.is_null(), None, true)
+
+
+def refuse_rows(wrong: np.ndarray, problem: str, values: pa.ChunkedArray | None = None) -> None:
+    """Stop when any row is wrong.
+
+    Args:
+        wrong: (rows,) bool.
+        problem: What is wrong, a clause that the row numbers complete.
+        values: The column, to show what was seen.
+
+    Raises:
+        InputError: Names the first five rows, counted from 1 below the header.
+    """
+    rows = np.flatnonzero(wrong)
+    if not len(rows):
+        return
+    named = [
+        str(row + 1) if values is None else f"{row + 1} ({values[int(row)].as_py()!r})"
+        for row in rows[:5]
+    ]
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    raise InputError(f"{problem} in row {', '.join(named)}{more} (the first below the header is 1)")
