@@ -1,0 +1,296 @@
+"""From recordings of any rate, length and set of leads to the tensors that an ECG encoder reads."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from math import ceil, isfinite
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+from fm_med.ecg.filtering import (
+    Band,
+    output_samples,
+    padding_seconds,
+    rate_ratio,
+    resample_and_filter,
+)
+from fm_med.ecg.leads import LEADS
+from fm_med.ecg.missing import repair_leads
+from fm_med.ecg.named_arrays import recordings_from_array
+from fm_med.ecg.recording import Recording
+from fm_med.ecg.storage import StoredSignals
+from fm_med.errors import InputError
+
+# A recording must fill this share of `seconds`; the rest is zero.
+MINIMUM_SHARE = 0.25
+_RATES = (1.0, 100_000.0)  # Hz
+# Transformers writes the first; the second is what a multimodal processor's folder may carry.
+_FOREIGN_KEYS = {"feature_extractor_type", "processor_class"}
+
+
+class EcgProcessor(FeatureExtractionMixin):
+    """Prepares ECGs for an encoder; saved beside its weights as `preprocessor_config.json`.
+
+    Per recording: leads in the order of `LEADS` by name, missing samples interpolated within their
+    lead, the centre of the recording if it is longer than `seconds`, change of rate and zero-phase
+    band-pass (`fm_med.ecg.filtering`), scaling, and zeros after the end if it is shorter (zero is
+    the isoelectric line of filtered ECG). Absent leads, and leads that miss more than half of
+    their samples, are zero and False in `lead_mask`. A row's values do not depend on the batch.
+
+    Args:
+        leads: Leads that the model may see, in the order of `LEADS`; others are marked absent.
+        sampling_rate: Hz of the result.
+        seconds: Length of the result; a recording must fill at least a quarter of it.
+        units: Unit of the result; only "mV".
+        high_pass: Lower edge of the band in Hz (amplitude halved), or None.
+        low_pass: Upper edge of the band in Hz (amplitude halved), or None.
+        scaling: "millivolt" keeps voltages, which are evidence (hypertrophy, low voltage);
+            "zscore" gives each lead mean 0 and standard deviation 1 over the recording.
+
+    Raises:
+        InputError: if a setting cannot be honoured.
+    """
+
+    def __init__(
+        self,
+        *,
+        leads: Sequence[str] = LEADS,
+        sampling_rate: float = 100.0,
+        seconds: float = 10.0,
+        units: str = "mV",
+        high_pass: float | None = 0.5,
+        low_pass: float | None = 40.0,
+        scaling: Literal["millivolt", "zscore"] = "millivolt",
+    ) -> None:
+        super().__init__()
+        self.leads = list(leads)
+        self.sampling_rate = float(sampling_rate)
+        self.seconds = float(seconds)
+        self.units = units
+        self.high_pass = high_pass
+        self.low_pass = low_pass
+        self.scaling = scaling
+        self._check_settings()
+
+    @property
+    def samples(self) -> int:
+        """Samples per lead of the result."""
+        return round(self.seconds * self.sampling_rate)
+
+    def __call__(
+        self, recordings: Recording | Sequence[Recording], *, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Prepare one recording or several, of any rates and lengths.
+
+        Args:
+            recordings: One recording (a batch of one) or several.
+            device: Where the work is done and the result lies.
+
+        Returns:
+            `signal` (batch, 12, samples) float32 mV (or z-scores), `lead_mask` (batch, 12) bool.
+
+        Raises:
+            InputError: if a recording is too short, has a rate too low for `low_pass`, or none of
+                the leads; the message names its place in the batch.
+        """
+        if isinstance(recordings, Recording):
+            recordings = [recordings]
+        rates = np.array([recording.sampling_rate for recording in recordings])
+        lengths = np.array([recording.signal.shape[1] for recording in recordings])
+        mask = np.array([recording.lead_mask for recording in recordings]).reshape(-1, len(LEADS))
+
+        def group(rows: np.ndarray, _samples: int) -> np.ndarray:
+            return np.stack([recordings[row].signal for row in rows]).astype(np.float32, copy=False)
+
+        return self._prepare(group, rates, lengths, (mask, mask.astype(np.float32)), device)
+
+    def from_stored(
+        self, stored: StoredSignals, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Prepare a batch read from a cohort; its int16 samples go to the device as they are.
+
+        Args:
+            stored: Batch of `fm_med.ecg.storage.decode`.
+            device: Where the work is done and the result lies.
+
+        Returns:
+            As `__call__`.
+
+        Raises:
+            InputError: as `__call__`.
+        """
+
+        def group(rows: np.ndarray, samples: int) -> np.ndarray:
+            whole = len(rows) == len(stored.signal)
+            return (stored.signal if whole else stored.signal[rows])[..., :samples]
+
+        scale = (stored.lead_mask, stored.gain)
+        return self._prepare(group, stored.sampling_rate, stored.samples, scale, device)
+
+    def from_array(
+        self,
+        signal: np.ndarray,
+        *,
+        sampling_rate: float,
+        leads: Sequence[str] = LEADS,
+        units: str = "mV",
+        device: torch.device | str = "cpu",
+    ) -> dict[str, Tensor]:
+        """Prepare plain arrays whose leads are named; they are put in order by name.
+
+        Args:
+            signal: (leads, samples) or (batch, leads, samples); NaN marks missing samples. Leads
+                that are none of the twelve are left out.
+            sampling_rate: Hz.
+            leads: Name of each lead, as devices write them ("AVR", "lead II").
+            units: "mV", "uV" or "V".
+            device: Where the work is done and the result lies.
+
+        Returns:
+            As `__call__`.
+
+        Raises:
+            InputError: as `recordings_from_array` and `__call__`.
+        """
+        recordings = recordings_from_array(
+            signal, sampling_rate=sampling_rate, leads=leads, units=units
+        )
+        return self(recordings, device=device)
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a processor from the keys of its file; every one must be there and known.
+
+        Args:
+            feature_extractor_dict: Content of `preprocessor_config.json`.
+            kwargs: Settings that replace those of the file.
+
+        Raises:
+            InputError: if keys are missing or unknown: a processor that guesses would feed the
+                encoder something that it was not trained on.
+        """
+        known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        found = {k: v for k, v in feature_extractor_dict.items() if k not in _FOREIGN_KEYS}
+        for problem, keys in (
+            ("lacks", known - found.keys()),
+            ("has unknown", found.keys() - known),
+        ):
+            if keys:
+                raise InputError(
+                    f"preprocessor_config.json {problem} keys {', '.join(sorted(keys))}; an ECG "
+                    f"processor has exactly {', '.join(sorted(known))}"
+                )
+        return super().from_dict(found, **kwargs)
+
+    def _check_settings(self) -> None:
+        """Refuse settings that cannot be honoured, by name."""
+        named = [lead for lead in LEADS if lead in self.leads]
+        if not named or self.leads != named:
+            raise InputError(f"leads is {self.leads}, expected some of {list(LEADS)} in this order")
+        if self.units != "mV":
+            raise InputError(f"units is '{self.units}', a processor's result is in mV")
+        if self.scaling not in ("millivolt", "zscore"):
+            raise InputError(f"scaling is '{self.scaling}', expected 'millivolt' or 'zscore'")
+        if not _RATES[0] <= self.sampling_rate <= _RATES[1]:
+            raise InputError(f"sampling_rate is {self.sampling_rate} Hz, expected 1 to 100000")
+        if not (isfinite(self.seconds) and self.samples >= 1):
+            raise InputError(f"seconds is {self.seconds}, expected at least one sample")
+        low, high = self.high_pass or 0.0, self.low_pass or self.sampling_rate / 2
+        off = 0.0 in (self.high_pass, self.low_pass)
+        if off or not 0.0 <= low < high <= self.sampling_rate / 2:
+            raise InputError(
+                f"high_pass is {self.high_pass} and low_pass {self.low_pass} Hz, expected None or "
+                f"0 < high_pass < low_pass <= {self.sampling_rate / 2} (half the sampling_rate)"
+            )
+
+    def _prepare(
+        self,
+        group: Callable[[np.ndarray, int], np.ndarray],
+        rates: np.ndarray,
+        lengths: np.ndarray,
+        scale: tuple[np.ndarray, np.ndarray],
+        device: torch.device | str,
+    ) -> dict[str, Tensor]:
+        """Prepare recordings, one vectorised group per rate and length.
+
+        Args:
+            group: Gives the samples (rows, 12, length) of some rows of one length.
+            rates: (batch,) Hz.
+            lengths: (batch,) samples.
+            scale: (batch, 12) lead mask and (batch, 12) millivolt per unit.
+            device: Where to work.
+        """
+        allowed = np.array([lead in self.leads for lead in LEADS])
+        lead_mask = torch.from_numpy(scale[0] & allowed).to(device)
+        gain = torch.from_numpy(scale[1].astype(np.float32)).to(device)
+        signal = torch.zeros((len(rates), len(LEADS), self.samples), device=device)
+        kinds = np.stack([rates.astype(np.float64), lengths.astype(np.float64)], axis=1)
+        kinds, kind_of_row = np.unique(kinds, axis=0, return_inverse=True)
+        for kind, (rate, length) in enumerate(kinds.tolist()):
+            rows = np.flatnonzero(kind_of_row == kind)
+            self._check_recording(rows[0], rate, int(length))
+            # `require` copies only what is read-only (an Arrow buffer), which torch refuses.
+            values = torch.from_numpy(np.require(group(rows, int(length)), requirements="W"))
+            place = torch.from_numpy(rows).to(device)
+            values, mask = self._cut_and_filter(values.to(device), lead_mask[place], rate)
+            lead_mask[place] = mask
+            signal[place, :, : values.shape[-1]] = self._scaled(values, mask, gain[place])
+        self._check_leads(lead_mask)
+        return {"signal": signal, "lead_mask": lead_mask}
+
+    def _check_leads(self, lead_mask: Tensor) -> None:
+        """Refuse recordings without any lead."""
+        empty = (~lead_mask.any(dim=1)).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(
+                f"recording {empty[0]} of the batch has signal in none of the leads "
+                f"{', '.join(self.leads)}"
+            )
+
+    def _check_recording(self, row: int, rate: float, length: int) -> None:
+        """Refuse rates and lengths that cannot give what the encoder expects."""
+        if not _RATES[0] <= rate <= _RATES[1]:
+            raise InputError(f"recording {row} of the batch has a sampling rate of {rate} Hz")
+        enough = rate > 2 * self.low_pass if self.low_pass else rate >= self.sampling_rate
+        if not enough:
+            band = self.low_pass or self.sampling_rate / 2
+            raise InputError(
+                f"recording {row} of the batch is sampled at {rate:g} Hz, too slow for the band up "
+                f"to {band:g} Hz that the model expects"
+            )
+        if length < MINIMUM_SHARE * self.seconds * rate:
+            raise InputError(
+                f"recording {row} of the batch lasts {length / rate:.2f} s, expected at least "
+                f"{MINIMUM_SHARE * self.seconds:g} s (the model reads {self.seconds:g} s)"
+            )
+
+    def _cut_and_filter(
+        self, values: Tensor, lead_mask: Tensor, rate: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the filtered centre (rows, 12, at most `samples`) in stored units, and the mask.
+
+        What lies beside the centre is cut off only outside the filter's reach, and on a sample that
+        both rates share, so that recordings stored at different rates are cut at the same instant.
+        """
+        band = Band(self.high_pass, self.low_pass)
+        ratio = rate_ratio(rate, self.sampling_rate)
+        length = values.shape[-1]
+        start = max(0, output_samples(length, ratio) - self.samples) // 2
+        reach = ceil(padding_seconds(band) * self.sampling_rate)
+        first = max(0, start - reach) // ratio.numerator * ratio.numerator
+        last = ceil((start + self.samples + reach) / ratio)
+        values = values[..., int(first / ratio) : min(length, last)]
+        values, lead_mask = repair_leads(values, lead_mask)
+        filtered = resample_and_filter(values, rate=rate, target_rate=self.sampling_rate, band=band)
+        return filtered[..., start - first : start - first + self.samples], lead_mask
+
+    def _scaled(self, values: Tensor, lead_mask: Tensor, gain: Tensor) -> Tensor:
+        """Return millivolt or z-scores (rows, 12, samples), zero in absent leads."""
+        values = (values * gain[..., None]).masked_fill(~lead_mask[..., None], 0.0)
+        if self.scaling == "zscore":
+            # Far faster than mean and variance on a CPU; the epsilon keeps a flat lead flat.
+            return torch.nn.functional.layer_norm(values, values.shape[-1:], eps=1e-8)
+        return values
