@@ -1,0 +1,198 @@
+"""Augmentation of processed ECG batches: on the device, and the same for a row in any batch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fm_med.ecg.counter_random import RowRandom
+from fm_med.errors import InputError
+
+# Fresh Gaussian numbers are 90 % of the cost of an augmented batch; windows of a fixed store of
+# them at random places are as good: 2^18 samples hold 262,144 overlapping windows per lead.
+_BANK_SAMPLES = 1 << 18
+_BANK_SEED = 12
+WANDER_BAND = (0.05, 0.7)  # Hz: respiration and the drift of electrodes
+_WANDER_WAVES = 64
+# Batches are worked on in pieces that stay within a CPU's cache.
+_CPU_VALUES_AT_ONCE = 150_000
+
+_LEAD_CHANCE, _LEAD_COUNT, _LEAD_ORDER, _SCALE, _SHIFT = 1, 2, 3, 4, 5
+_NOISE_LEVEL, _NOISE_PLACE, _WANDER_LEVEL, _WANDER_PLACE = 6, 7, 8, 9
+
+
+@dataclass(frozen=True)
+class EcgAugmentation:
+    """Strengths of the augmentation; 0 switches a part off.
+
+    Args:
+        lead_dropout: Probability that a recording loses a random subset of its leads.
+        minimum_leads: A recording never keeps fewer leads (or those that it has, if fewer).
+        noise_mv: White noise per lead, RMS drawn from [0, noise_mv] per recording, mV.
+        wander_mv: Baseline wander per lead, RMS drawn from [0, wander_mv] per recording, mV.
+        scale: Amplitude factor drawn from [1 - scale, 1 + scale]; all leads alike, so that voltage
+            relations between leads stay.
+        crop: The recording is moved in time by at most this share of its length either way; what
+            leaves is lost, what enters is zero, and the rhythm stays intact.
+        sampling_rate: Hz of the signals, for the frequencies of the wander.
+
+    Raises:
+        InputError: if a strength is outside its range.
+    """
+
+    lead_dropout: float = 0.5
+    minimum_leads: int = 3
+    noise_mv: float = 0.02
+    wander_mv: float = 0.05
+    scale: float = 0.1
+    crop: float = 0.1
+    sampling_rate: float = 100.0
+
+    def __post_init__(self) -> None:
+        """Refuse strengths that mean nothing."""
+        for name, low, high in (
+            ("lead_dropout", 0, 1),
+            ("minimum_leads", 1, 12),
+            ("noise_mv", 0, 10),
+            ("wander_mv", 0, 10),
+            ("scale", 0, 0.9),
+            ("crop", 0, 0.5),
+            ("sampling_rate", 1, 100_000),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"augmentation {name} is {value}, expected {low} to {high}")
+
+
+def augment(
+    inputs: Mapping[str, Tensor],
+    *,
+    settings: EcgAugmentation,
+    seed: int,
+    epoch: int,
+    rows: Tensor,
+) -> dict[str, Tensor]:
+    """Return an augmented copy of a processed batch.
+
+    Every number drawn is a hash of (seed, epoch, row), so a row's augmentation does not depend on
+    the batch, its order, the micro-batch or the number of processes (bit for bit on one device).
+    Absent leads stay absent.
+
+    Args:
+        inputs: `signal` (batch, 12, samples) float32 mV and `lead_mask` (batch, 12) bool; other
+            entries are handed through.
+        settings: Strengths.
+        seed: Seed of the run.
+        epoch: Epoch; another one augments anew.
+        rows: (batch,) int64 ids of the rows in the cohort.
+
+    Returns:
+        The same keys and shapes on the same device.
+    """
+    signal, lead_mask = inputs["signal"], inputs["lead_mask"]
+    random = RowRandom(seed=seed, epoch=epoch, rows=rows.to(signal.device))
+    if settings.lead_dropout > 0:
+        lead_mask = _drop_leads(lead_mask, random, settings)
+    furthest = round(settings.crop * signal.shape[-1])
+    shift = random.integers(_SHIFT, 1, 2 * furthest + 1) - furthest
+    factor = 1.0 + settings.scale * (2.0 * random.uniform(_SCALE, 1) - 1.0)
+    layers = _layers(signal, lead_mask, random, settings)
+    amplitude = factor * lead_mask
+    output = signal.new_empty(signal.shape)
+    for piece, wide, window in _pieces(signal, furthest):
+        middle = wide[..., furthest : furthest + signal.shape[-1]]
+        torch.mul(signal[piece], amplitude[piece, :, None], out=middle)
+        for views, place, strength in layers:
+            _copy_windows(views, place[piece], window)
+            middle.addcmul_(window, strength[piece, :, None])
+        _copy_shifted(wide, shift[piece] - furthest, output[piece])
+    return {**inputs, "signal": output, "lead_mask": lead_mask}
+
+
+def _drop_leads(lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation) -> Tensor:
+    """Keep a random number of the present leads, in a random share of the recordings."""
+    present = lead_mask.sum(1, keepdim=True)
+    least = present.clamp(max=settings.minimum_leads)
+    # Between `least` and all but one: a recording that is chosen loses at least one lead.
+    kept = least + random.integers(_LEAD_COUNT, 1, (present - least).clamp(min=1))
+    chosen = random.uniform(_LEAD_CHANCE, 1) < settings.lead_dropout
+    order = random.uniform(_LEAD_ORDER, lead_mask.shape[1]).masked_fill(~lead_mask, 2.0)
+    rank = order.argsort(dim=1, stable=True).argsort(dim=1)
+    return lead_mask & ((rank < kept) | ~chosen)
+
+
+def _pieces(signal: Tensor, furthest: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Cut a batch on a CPU into slices that stay in its cache.
+
+    Yields:
+        A slice of the batch; a buffer for it that is `furthest` wider on either side, zero there
+        (what a shift brings in: only the middle is ever written); a buffer of its own size. The
+        buffers are used again, because fresh memory costs more than the arithmetic.
+    """
+    batch, leads, samples = signal.shape
+    on_cpu = signal.device.type == "cpu"
+    step = max(1, _CPU_VALUES_AT_ONCE // (leads * samples)) if on_cpu else max(1, batch)
+    step = min(step, max(1, batch))
+    wide = signal.new_zeros((step, leads, samples + 2 * furthest))
+    window = signal.new_empty((step, leads, samples))
+    for start in range(0, batch, step):
+        rows = min(step, batch - start)
+        yield slice(start, start + rows), wide[:rows], window[:rows]
+
+
+def _layers(
+    signal: Tensor, lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return what is added to the signal: views of a bank, places in it and strengths in mV.
+
+    Places and strengths are (batch, leads); absent leads have strength 0.
+    """
+    layers = []
+    for bank, level, place, largest in (
+        ("noise", _NOISE_LEVEL, _NOISE_PLACE, settings.noise_mv),
+        ("wander", _WANDER_LEVEL, _WANDER_PLACE, settings.wander_mv),
+    ):
+        if largest > 0:
+            values = _bank(bank, settings.sampling_rate, signal.device)
+            views = values.unfold(0, signal.shape[-1], 1)
+            places = random.integers(place, signal.shape[1], len(views))
+            layers.append((views, places, largest * random.uniform(level, 1) * lead_mask))
+    return layers
+
+
+def _copy_windows(views: Tensor, place: Tensor, out: Tensor) -> None:
+    """Write the views at `place` (batch, leads) to `out` (batch, leads, samples)."""
+    torch.index_select(views, 0, place.flatten(), out=out.view(-1, out.shape[-1]))
+
+
+def _copy_shifted(wide: Tensor, shift: Tensor, out: Tensor) -> None:
+    """Write to `out` the part of each recording that begins at sample -shift.
+
+    Args:
+        wide: (batch, leads, width) contiguous.
+        shift: (batch, 1) int64, not positive.
+        out: (batch, leads, samples).
+    """
+    batch, leads, width = wide.shape
+    first = torch.arange(batch * leads, device=wide.device).view(batch, leads) * width
+    _copy_windows(wide.view(-1).unfold(0, out.shape[-1], 1), first - shift, out)
+
+
+@lru_cache(maxsize=8)
+def _bank(name: str, sampling_rate: float, device: torch.device) -> Tensor:
+    """Return (2^18,) float32 of unit RMS: white Gaussian `noise`, or `wander` of slow sinusoids."""
+    generator = torch.Generator().manual_seed(_BANK_SEED)
+    if name == "noise":
+        values = torch.randn(_BANK_SAMPLES, generator=generator, dtype=torch.float64)
+    else:
+        time = torch.arange(_BANK_SAMPLES, dtype=torch.float64) / sampling_rate
+        low, high = WANDER_BAND
+        draws = torch.rand(_WANDER_WAVES, 2, generator=generator, dtype=torch.float64)
+        values = torch.zeros_like(time)
+        for pace, phase in draws.tolist():
+            # Evenly spread over the logarithm: slow drift is as common as breathing.
+            frequency = low * (high / low) ** pace
+            values += torch.sin(2 * torch.pi * (frequency * time + phase))
+    return (values / values.square().mean().sqrt()).to(device, torch.float32)
