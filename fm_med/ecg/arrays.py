@@ -33,12 +33,13 @@ def read_matlab(path: Path, max_bytes: int) -> Recording:
         RecordError: The file has another layout or would expand beyond `max_bytes`.
     """
     import scipy.io
+    from scipy.io.matlab import MatReadError
 
     content = path.read_bytes()
     _check_matlab_size(path, content, max_bytes)
     try:
         matrix = scipy.io.loadmat(io.BytesIO(content))
-    except (ValueError, NotImplementedError, TypeError, KeyError, OSError) as error:
+    except (MatReadError, ValueError, NotImplementedError, TypeError, KeyError, OSError) as error:
         raise RecordError(f"{path}: not a MATLAB 5 file ({error})") from error
     rate = matrix.get("curr_sample_rate", matrix.get("org_sample_rate"))
     signal = matrix.get("feats")
@@ -50,7 +51,9 @@ def read_matlab(path: Path, max_bytes: int) -> Recording:
         )
     if signal.ndim != 2 or signal.shape[0] != len(LEADS):
         raise RecordError(f"{path}: feats has shape {signal.shape}; expected (12, samples)")
-    return _from_array(path, signal, _rate(path, rate.item()), list(LEADS), max_bytes)
+    check_size(str(path), signal.shape[1], signal.shape[0], max_bytes)
+    leads = Leads(range(len(LEADS)), _finite(signal), np.full(len(LEADS), np.nan))
+    return make_recording(str(path), leads, _rate(path, rate.item()), LEADS)
 
 
 def _check_matlab_size(path: Path, content: bytes, max_bytes: int) -> None:
@@ -74,9 +77,9 @@ def read_npy(path: Path, max_bytes: int) -> Recording:
     """Read `name.npy` with the header `name.json` beside it.
 
     The header is ``{"sampling_rate": 500, "units": "mV", "leads": ["I", "II", ...]}``; units are
-    one name or one per lead. Integers may add ``"gain"``, stored units per unit of voltage (one number
-    or one per lead, default 1), and ``"missing"``, the integer that stands for a missing sample.
-    The array is (leads, samples) or (samples, leads), told apart by the number of leads.
+    one name or one per lead. Integers may add ``"gain"``, stored units per unit of voltage (one
+    number or one per lead, default 1), and ``"missing"``, the integer of a missing sample. The
+    array is (leads, samples) or (samples, leads), told apart by the number of leads.
 
     Raises:
         RecordError: The header is missing or incomplete, does not fit the array, or the array would
@@ -139,16 +142,6 @@ def _read_json(path: Path, header_path: Path) -> dict[str, Any]:
     ):
         raise RecordError(f"{header_path}: gain is {gain!r}; expected positive numbers")
     return header
-
-
-def _from_array(
-    path: Path, signal: np.ndarray, rate: float, names: list[str], max_bytes: int
-) -> Recording:
-    check_size(str(path), signal.shape[1], signal.shape[0], max_bytes)
-    unknown = np.full(len(names), np.nan)
-    return make_recording(
-        str(path), Leads(range(len(names)), _finite(signal), unknown), rate, names
-    )
 
 
 def _finite(signal: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ from fm_med.ecg.wfdb_signals import (
     is_plain,
     read_plain,
     stored_samples,
+    sum_stored,
     to_leads,
 )
 
@@ -109,19 +110,20 @@ def _read_with_library(header: Header, leads: Sequence[tuple[int, int]]) -> Lead
         record = wfdb.rdrecord(
             str(Path(header.path).absolute())[: -len(".hea")],
             channels=wanted,
-            physical=False,
-            smooth_frames=False,
+            smooth_frames=False,  # done here: the library averages integers, missing ones too
             ignore_skew=True,  # done here, so that checksums cover whole signals
         )
     # RuntimeError: what soundfile raises on a damaged FLAC stream
     except (ValueError, RuntimeError, OSError, IndexError) as error:
         raise RecordError(f"{header.path}: its signals cannot be read ({error})") from error
     signals = [header.signals[index] for index in wanted]
-    check_sums(header.path, signals, [int(stored.sum()) for stored in record.e_d_signal])
-    frames = [
-        average_frames(signal, stored)
-        for signal, stored in zip(signals, record.e_d_signal, strict=True)
+    # Asked for integers, the library fails on format 61 (big endian): undo its conversion instead.
+    stored = [
+        np.rint(physical * signal.gain + signal.baseline)
+        for signal, physical in zip(signals, record.e_p_signal, strict=True)
     ]
+    check_sums(header.path, signals, [sum_stored(*pair) for pair in zip(signals, stored)])
+    frames = [average_frames(*pair) for pair in zip(signals, stored)]
     return to_leads(header.path, leads, signals, np.stack(frames))
 
 

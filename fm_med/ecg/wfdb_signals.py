@@ -232,6 +232,15 @@ def _scale(lines: tuple[tuple[float, int, str, int], ...]) -> _Scale:
     return _Scale(per_millivolt, baseline, bool(baseline.any()), exact, resolution)
 
 
+def sum_stored(signal: SignalLine, stored: np.ndarray) -> int:
+    """Return the sum of stored integers for the checksum; NaN counts as its format's code."""
+    missing = np.isnan(stored)
+    total = int(stored[~missing].sum(dtype=np.float64))
+    if signal.format in _MISSING_BITS:
+        total -= int(missing.sum()) * 2 ** (_MISSING_BITS[signal.format] - 1)
+    return total
+
+
 def average_frames(signal: SignalLine, stored: np.ndarray) -> np.ndarray:
     """Return one value per frame: the mean of its samples, NaN where one of them is missing.
 
@@ -239,14 +248,11 @@ def average_frames(signal: SignalLine, stored: np.ndarray) -> np.ndarray:
 
     Args:
         signal: The header's line.
-        stored: (frames * samples per frame,) integers.
+        stored: (frames * samples per frame,) stored integers as float64, NaN where missing.
 
     Returns:
         (frames,) float64.
     """
-    values = stored.astype(np.float64)
-    if signal.format in _MISSING_BITS:
-        values[stored == -(2 ** (_MISSING_BITS[signal.format] - 1))] = np.nan
-    frames = values.reshape(-1, signal.samples_per_frame).mean(axis=1)
+    frames = stored.reshape(-1, signal.samples_per_frame).mean(axis=1)
     skew = min(signal.skew, len(frames))
     return np.concatenate([frames[skew:], np.full(skew, np.nan)])
