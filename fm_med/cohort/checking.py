@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fm_med.cohort.card import CohortCard, read_card
-from fm_med.cohort.tables import content_hash, in_split_order, open_shards
+from fm_med.cohort.tables import content_hash, in_split_order, open_shards, read_batches
 from fm_med.errors import InputError
 
 REQUIRED_COLUMNS = ("subject_id", "record_id", "split")
@@ -50,7 +50,7 @@ def check_cohort(path: str | os.PathLike[str], allow_duplicates: bool = False) -
     problems += row_problems(card, tables)
     if not (allow_duplicates or card.allow_duplicates):
         problems += duplicate_problems(tables)
-    if card.fingerprint != content_hash(tables):
+    if card.fingerprint != content_hash(read_batches(folder)):
         problems.append(f"the rows of {folder} are not those that its card was written for")
     return problems
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ DATA_FOLDER = "data"
 SPLIT_ORDER = ("train", "validation", "test")
 
 
-def in_split_order(splits: Any) -> list[str]:
+def in_split_order(splits: Iterable[str]) -> list[str]:
     """Return split names in the usual order, others after them by name."""
     return sorted(
         splits, key=lambda s: (SPLIT_ORDER.index(s) if s in SPLIT_ORDER else len(SPLIT_ORDER), s)
@@ -28,12 +29,18 @@ def open_shards(folder: Path) -> dict[str, pa.Table]:
     Raises:
         InputError: There is no shard, one is missing from the numbered series, or one is torn.
     """
+    shards = shard_files(folder)
+    if not shards:
+        raise InputError(f"{folder} is not a cohort: no *.arrow file under {DATA_FOLDER}/")
+    return {split: _open_split(paths) for split, paths in shards.items()}
+
+
+def shard_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the shards of each split in their order."""
     shards = defaultdict(list)
     for path in sorted((folder / DATA_FOLDER).glob("*.arrow")):
         shards[path.name.split("-")[0]].append(path)
-    if not shards:
-        raise InputError(f"{folder} is not a cohort: no *.arrow file under {DATA_FOLDER}/")
-    return {split: _open_split(shards[split]) for split in in_split_order(shards)}
+    return {split: shards[split] for split in in_split_order(shards)}
 
 
 def _open_split(paths: list[Path]) -> pa.Table:
@@ -100,23 +107,42 @@ def _offsets(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return found, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
 
 
-def content_hash(tables: dict[str, pa.Table]) -> str:
+def read_batches(folder: Path) -> dict[str, Iterator[pa.RecordBatch]]:
+    """Return the record batches of each split, read one at a time into memory of their own.
+
+    Unlike pages of a memory map, a batch that has been used is gone: reading a whole cohort this
+    way takes the memory of one batch.
+    """
+    return {split: _each_batch(paths) for split, paths in shard_files(folder).items()}
+
+
+def _each_batch(paths: list[Path]) -> Iterator[pa.RecordBatch]:
+    for path in paths:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as shard:
+            for index in range(shard.num_record_batches):
+                yield shard.get_batch(index)
+
+
+def content_hash(batches: Mapping[str, Iterable[pa.RecordBatch]]) -> str:
     """Return a SHA-256 over every value of every column, in row order, split by split.
 
     It does not depend on how the rows are cut into shards and batches, on shard names, or on
     bytes that Arrow keeps under a null. About 1 GB/s.
+
+    Args:
+        batches: The record batches of each split.
     """
     total = hashlib.sha256()
-    for split in in_split_order(tables):
-        table = tables[split]
-        total.update(f"{split} {table.num_rows}\n".encode())
-        for name in sorted(table.column_names):
-            streams: dict[str, Any] = defaultdict(hashlib.sha256)
-            for chunk in table.column(name).chunks:
-                _feed(streams, "", chunk)
-            total.update(f"{name} {table.schema.field(name).type}\n".encode())
-            for part in sorted(streams):
-                total.update(f"{part} {streams[part].hexdigest()}\n".encode())
+    for split in in_split_order(batches):
+        streams: dict[str, Any] = defaultdict(hashlib.sha256)
+        rows = 0
+        for batch in batches[split]:
+            rows += batch.num_rows
+            for field, column in zip(batch.schema, batch.columns):
+                _feed(streams, f"{field.name} {field.type} ", column)
+        total.update(f"{split} {rows}\n".encode())
+        for part in sorted(streams):
+            total.update(f"{part} {streams[part].hexdigest()}\n".encode())
     return total.hexdigest()
 
 

@@ -21,7 +21,7 @@ from fm_med.cohort.checking import (
     row_problems,
 )
 from fm_med.cohort.reading import SKIPPED_FILE
-from fm_med.cohort.tables import DATA_FOLDER, content_hash, open_shards
+from fm_med.cohort.tables import DATA_FOLDER, content_hash, open_shards, read_batches
 from fm_med.errors import InputError
 
 ROWS_PER_BATCH = 256
@@ -225,7 +225,7 @@ def finish_cohort(
         problems = duplicate_problems(tables)
     if problems:
         raise InputError(problems[0])
-    card = replace(card, fingerprint=content_hash(tables))
+    card = replace(card, fingerprint=content_hash(read_batches(folder)))
     _number_shards(folder, list(tables))
     write_card(folder, card, columns)
     with (folder / SKIPPED_FILE).open("w", newline="", encoding="utf-8") as file:

@@ -100,8 +100,10 @@ def convert_recordings(
         card = replace(card, sampling_rate=rates.pop())
     try:
         finish_cohort(work / "cohort", target, card, [s for n in notes for s in n["skipped"]])
-    finally:
+    except InputError:
         shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
     return target
 
 

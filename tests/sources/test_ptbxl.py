@@ -214,7 +214,7 @@ def test_killed_conversion_continues(source, tmp_path):
     finally:
         process.kill()
     # the pipes close when the last of its workers has ended, too
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert not (tmp_path / "out" / "cohort").exists()
     (work,) = (tmp_path / "out").iterdir()
     done = {path: path.stat().st_mtime_ns for path in work.glob("notes/*.json")}
