@@ -140,7 +140,7 @@ def make_recording(
     low, high = signal.min(axis=1), signal.max(axis=1)
     missing_samples = 0
     # The minimum of a row with a NaN is NaN: recordings without gaps pay for nothing more.
-    if np.isnan(low).any():
+    if np.isnan(low.sum()):
         fill_short_gaps(signal, int(LONGEST_REPAIRED_GAP * sampling_rate + 1e-6))
         low, high = np.fmin.reduce(signal, axis=1), np.fmax.reduce(signal, axis=1)
         missing_samples = int(np.isnan(signal[high > low]).sum())
@@ -149,12 +149,13 @@ def make_recording(
         raise RecordError(
             f"{path}: every lead is empty or flat ({', '.join(names)}); expected signal in one"
         )
+    if len(positions) == len(LEADS) and present.all():
+        resolution = leads.resolution.astype(np.float32)
+        return Recording(signal, sampling_rate, present, missing_samples, resolution)
     mask = np.zeros(len(LEADS), dtype=bool)
     mask[positions] = present
     resolution = np.full(len(LEADS), np.nan, dtype=np.float32)
     resolution[positions[present]] = leads.resolution[present]
-    if len(positions) < len(LEADS) or not present.all():
-        twelve = np.full((len(LEADS), signal.shape[1]), np.nan, dtype=np.float32)
-        twelve[positions[present]] = signal[present]
-        signal = twelve
-    return Recording(signal, sampling_rate, mask, missing_samples, resolution)
+    twelve = np.full((len(LEADS), signal.shape[1]), np.nan, dtype=np.float32)
+    twelve[positions[present]] = signal[present]
+    return Recording(twelve, sampling_rate, mask, missing_samples, resolution)

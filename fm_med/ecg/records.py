@@ -83,10 +83,10 @@ def _find_file(path: str) -> str:
 def _read_leads(header: Header, max_bytes: int) -> Leads:
     """Read the standard leads of a record of one segment."""
     # "~" is WFDB's name for "no file": the signals of a layout header.
-    signals = [signal for signal in header.signals if signal.file != "~" and signal.format != 0]
-    if not signals:
+    stored = [signal for signal in header.signals if signal.file != "~" and signal.format != 0]
+    if not stored:
         raise RecordError(f"{header.path}: lists no signal that is stored; expected at least one")
-    header = header._replace(signals=signals)
+    header = header._replace(signals=stored)
     plain = is_plain(header)
     if not plain:
         check_formats(header)

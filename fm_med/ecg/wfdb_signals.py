@@ -4,6 +4,7 @@ Format 16 in one or several files, with any byte offset, is read here: PTB-XL, M
 `.mat` files of the CinC challenges. Other formats come in as integers that the wfdb library read.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -118,10 +119,15 @@ def truncated(header: Header, name: str, seen: int, expected: int) -> RecordErro
 
 def is_plain(header: Header) -> bool:
     """Whether all signals are format 16, one sample per frame, without skew."""
-    layouts = {(s.format, s.samples_per_frame, s.skew) for s in header.signals}
-    # Different offsets in one file make no sense; `check_formats` tells.
-    offsets = {(signal.file, signal.byte_offset) for signal in header.signals}
-    return layouts == {(16, 1, 0)} and len(offsets) == len({file for file, _ in offsets})
+    # A second offset in one file makes no sense; `check_formats` tells.
+    offsets: dict[str, int] = {}
+    for signal in header.signals:
+        offset = offsets.setdefault(signal.file, signal.byte_offset)
+        if signal.format != 16 or offset != signal.byte_offset:
+            return False
+        if signal.samples_per_frame != 1 or signal.skew:
+            return False
+    return True
 
 
 def read_plain(header: Header, samples: int, leads: Sequence[tuple[int, int]]) -> Leads:
@@ -157,12 +163,15 @@ def _read_columns(header: Header, signal: SignalLine, samples: int, columns: int
     """Return (samples, columns) int16 of one file."""
     path = os.path.join(header.folder, signal.file)  # noqa: PTH118 - half the time of a Path
     try:
-        values = np.fromfile(path, "<i2", samples * columns, offset=signal.byte_offset)
+        with io.FileIO(path) as file:
+            file.seek(signal.byte_offset)
+            content = file.read(samples * columns * 2)
     except FileNotFoundError:
         raise RecordError(f"{header.path}: its signal file {signal.file} is missing") from None
-    if values.size != samples * columns:
-        check_file_lengths(header, samples)
-    return values.reshape(samples, columns)
+    if len(content) != samples * columns * 2:
+        expected = signal.byte_offset + samples * columns * 2
+        raise truncated(header, signal.file, Path(path).stat().st_size, expected)
+    return np.frombuffer(content, "<i2").reshape(samples, columns)
 
 
 def check_sums(path: str, signals: Sequence[SignalLine], sums: Sequence[int]) -> None:
