@@ -24,16 +24,16 @@ def attend(
     r"""Scaled dot-product attention, :math:`\mathrm{softmax}(q k^\top / \sqrt{d})\, v`.
 
     Args:
-        query: (..., queries, dim).
-        key: (..., keys, dim).
-        value: (..., keys, value_dim).
-        key_mask: True where a key takes part, broadcastable to (..., queries, keys). A query
-            without any key attends to all of them evenly instead of becoming NaN.
+        query: (..., heads, queries, dim), with at least one dimension before the heads.
+        key: (..., heads, keys, dim).
+        value: (..., heads, keys, value_dim).
+        key_mask: True where a key takes part, broadcastable to (..., heads, queries, keys); a
+            query without any key attends to all of them evenly instead of becoming NaN.
         dropout: Share of the weights set to zero; the caller passes 0 in evaluation.
         need_weights: Return the weights too.
 
     Returns:
-        (..., queries, value_dim) and the weights (..., queries, keys), or None if not asked for.
+        (..., heads, queries, value_dim), and the weights (..., heads, queries, keys) or None.
     """
     bias = None
     if key_mask is not None:
@@ -42,10 +42,15 @@ def attend(
     # On CPU the fused kernel's backward pass is slow in bfloat16: plain steps are 1.5x faster.
     plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not (plain or need_weights):
+        # The fused kernels take four dimensions only.
+        batch = query.shape[:-3]
+        if bias is not None:
+            bias = bias.expand(*batch, *bias.shape[-3:]).flatten(0, -4)
+        query, key, value = (x.flatten(0, -4) for x in (query, key, value))
         context = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, dropout_p=dropout
         )
-        return context, None
+        return context.unflatten(0, batch), None
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
     weights = (scores if bias is None else scores + bias).softmax(-1)
     context = functional.dropout(weights, dropout, training=dropout > 0).to(value.dtype) @ value

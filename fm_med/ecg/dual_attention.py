@@ -206,8 +206,8 @@ class DualAttentionModel(PreTrainedModel):
         )
         self.norm = nn.LayerNorm(config.hidden_size)
         fused = config.num_leads * config.hidden_size
-        self.mean_proj = nn.Linear(fused, config.pooled_size // 2)
-        self.max_proj = nn.Linear(fused, config.pooled_size // 2)
+        self.mean_proj = nn.Linear(fused, config.pooled_size // 2, bias=False)
+        self.max_proj = nn.Linear(fused, config.pooled_size // 2, bias=False)
         self.min_samples = torch.Size(strides).numel()
         if config.shared_time_attention:
             self.lora_targets = (*self.lora_targets, *("q_proj", "v_proj"))
@@ -283,13 +283,13 @@ class DualAttentionModel(PreTrainedModel):
         x = self.stages(self.stem(signal.flatten(0, 1)))
         x = self.token(x.squeeze(2).transpose(1, 2)).unflatten(0, signal.shape[:2])
         positions = sinusoidal_positions(x.shape[2], x.shape[3], like=x)
-        return x + positions + self.lead_embedding.weight[:, None, None]
+        return x + (positions + self.lead_embedding.weight[:, None, None])
 
     def _fuse(self, x: Tensor, lead_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Read all leads of (leads, batch, tokens, hidden) at each time, then pool over time."""
-        present = lead_mask.sum(1).clamp(min=1)
         x = x.permute(1, 2, 0, 3).flatten(2)  # (batch, tokens, leads * hidden)
-        # Absent leads are zero: scale up, so that three leads speak as loudly as twelve.
-        x = x * (lead_mask.shape[1] / present).to(x.dtype)[:, None, None]
         time_features = self.max_proj(x)
-        return time_features, torch.cat([self.mean_proj(x.mean(1)), time_features.amax(1)], dim=-1)
+        pooled = torch.cat([self.mean_proj(x.mean(1)), time_features.amax(1)], dim=-1)
+        # Absent leads are zero: scale up, so that three leads speak as loudly as twelve.
+        loudness = lead_mask.shape[1] / lead_mask.sum(1).clamp(min=1)
+        return time_features, pooled * loudness.to(pooled.dtype)[:, None]
