@@ -1,4 +1,5 @@
 import csv
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -380,3 +381,17 @@ def test_nothing_is_left_when_writing_fails(tmp_path):
         with CohortWriter(tmp_path / "cohort", CARD, SCHEMA) as writer:
             writer.skip("r1", "broken")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".cohort.{gone.pid}.partial"
+    running = tmp_path / f".cohort.{os.getppid()}.partial"
+    other = tmp_path / f".other.{gone.pid}.partial"
+    for folder in (left, running, other):
+        folder.mkdir()
+    write(tmp_path / "cohort", two_splits())
+    assert not left.exists()
+    assert running.exists()
+    assert other.exists()

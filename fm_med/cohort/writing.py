@@ -70,8 +70,11 @@ class CohortWriter:
         self._skipped: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
-        """Make the hidden folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Make the hidden folder; remove those of earlier writers that were killed."""
+        for other in self._folder.parent.glob(hidden_folder(self.destination, "*").name):
+            writer = other.name.split(".")[-2]
+            if writer.isdigit() and (int(writer) == os.getpid() or not _is_alive(int(writer))):
+                shutil.rmtree(other)
         (self._folder / DATA_FOLDER).mkdir(parents=True)
         return self
 
@@ -171,6 +174,16 @@ def hidden_folder(destination: Path, key: str) -> Path:
 def shard_path(folder: Path, split: str, index: int) -> Path:
     """Return the name of a shard while the number of shards is not known yet."""
     return folder / DATA_FOLDER / f"{split}-{index:05d}.arrow"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def with_required_columns(schema: pa.Schema) -> pa.Schema:

@@ -113,7 +113,7 @@ def _work_folder(target: Path, rows: pa.Table, options: str) -> Path:
     with pa.ipc.new_stream(sink := pa.BufferOutputStream(), rows.schema) as writer:
         writer.write_table(rows.combine_chunks())
     key.update(sink.getvalue())
-    work = hidden_folder(target, key.hexdigest()[:16])
+    work = hidden_folder(target, f"rows-{key.hexdigest()[:16]}")
     for other in work.parent.glob(hidden_folder(target, "*").name):
         renaming_begun = any((other / "cohort" / DATA_FOLDER).glob("*-of-*"))
         if other != work or renaming_begun:

@@ -239,7 +239,7 @@ def wait_for_notes(folder, count):
 
 def test_changed_source_is_converted_anew(source, tmp_path):
     """What an interrupted run with another table left behind is not mixed in."""
-    leftover = tmp_path / ".cohort.0123456789abcdef.partial" / "cohort" / "data"
+    leftover = tmp_path / ".cohort.rows-0123456789abcdef.partial" / "cohort" / "data"
     leftover.mkdir(parents=True)
     (leftover / "train-00000.arrow").write_bytes(b"old")
     cohort = open_cohort(make_ptbxl(source, tmp_path / "cohort"))
