@@ -70,6 +70,11 @@ def records_per_second(work: Callable[[], object], records: int, repeats: int) -
     return records / best
 
 
+def report(what: str, ours: float, other: str, theirs: float) -> None:
+    """Print one comparison."""
+    print(f"{what}: {ours:,.0f} records/s, {other} {theirs:,.0f}: {ours / theirs:.1f}x")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,7 +107,7 @@ def main() -> None:
     theirs = records_per_second(
         lambda: [numpy_augment(one, rng) for one in signal], records, repeats
     )
-    print(f"augment at 100 Hz: {ours:,.0f} records/s, NumPy {theirs:,.0f}: {ours / theirs:.1f}x")
+    report("augment at 100 Hz", ours, "NumPy", theirs)
 
 
 if __name__ == "__main__":

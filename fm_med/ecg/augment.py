@@ -1,6 +1,6 @@
 """Augmentation of processed ECG batches: on the device, and the same for a row in any batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +17,7 @@ _BANK_SEED = 12
 WANDER_BAND = (0.05, 0.7)  # Hz: respiration and the drift of electrodes
 _WANDER_WAVES = 64
 # Batches are worked on in pieces that stay within a CPU's cache.
-_CPU_VALUES_AT_ONCE = 150_000
+_CPU_VALUES_AT_ONCE = 200_000
 
 _LEAD_CHANCE, _LEAD_COUNT, _LEAD_ORDER, _SCALE, _SHIFT = 1, 2, 3, 4, 5
 _NOISE_LEVEL, _NOISE_PLACE, _WANDER_LEVEL, _WANDER_PLACE = 6, 7, 8, 9
@@ -95,20 +95,12 @@ def augment(
     random = RowRandom(seed=seed, epoch=epoch, rows=rows.to(signal.device))
     if settings.lead_dropout > 0:
         lead_mask = _drop_leads(lead_mask, random, settings)
-    furthest = round(settings.crop * signal.shape[-1])
-    shift = random.integers(_SHIFT, 1, 2 * furthest + 1) - furthest
     factor = 1.0 + settings.scale * (2.0 * random.uniform(_SCALE, 1) - 1.0)
     layers = _layers(signal, lead_mask, random, settings)
-    amplitude = factor * lead_mask
-    output = signal.new_empty(signal.shape)
-    for piece, wide, window in _pieces(signal, furthest):
-        middle = wide[..., furthest : furthest + signal.shape[-1]]
-        torch.mul(signal[piece], amplitude[piece, :, None], out=middle)
-        for views, place, strength in layers:
-            _copy_windows(views, place[piece], window)
-            middle.addcmul_(window, strength[piece, :, None])
-        _copy_shifted(wide, shift[piece] - furthest, output[piece])
-    return {**inputs, "signal": output, "lead_mask": lead_mask}
+    furthest = round(settings.crop * signal.shape[-1])
+    shift = random.integers(_SHIFT, 1, 2 * furthest + 1) - furthest
+    distorted = _distort(signal, factor * lead_mask, layers, (shift, furthest))
+    return {**inputs, "signal": distorted, "lead_mask": lead_mask}
 
 
 def _drop_leads(lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation) -> Tensor:
@@ -121,25 +113,6 @@ def _drop_leads(lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation)
     order = random.uniform(_LEAD_ORDER, lead_mask.shape[1]).masked_fill(~lead_mask, 2.0)
     rank = order.argsort(dim=1, stable=True).argsort(dim=1)
     return lead_mask & ((rank < kept) | ~chosen)
-
-
-def _pieces(signal: Tensor, furthest: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Cut a batch on a CPU into slices that stay in its cache.
-
-    Yields:
-        A slice of the batch; a buffer for it that is `furthest` wider on either side, zero there
-        (what a shift brings in: only the middle is ever written); a buffer of its own size. The
-        buffers are used again, because fresh memory costs more than the arithmetic.
-    """
-    batch, leads, samples = signal.shape
-    on_cpu = signal.device.type == "cpu"
-    step = max(1, _CPU_VALUES_AT_ONCE // (leads * samples)) if on_cpu else max(1, batch)
-    step = min(step, max(1, batch))
-    wide = signal.new_zeros((step, leads, samples + 2 * furthest))
-    window = signal.new_empty((step, leads, samples))
-    for start in range(0, batch, step):
-        rows = min(step, batch - start)
-        yield slice(start, start + rows), wide[:rows], window[:rows]
 
 
 def _layers(
@@ -162,22 +135,51 @@ def _layers(
     return layers
 
 
-def _copy_windows(views: Tensor, place: Tensor, out: Tensor) -> None:
-    """Write the views at `place` (batch, leads) to `out` (batch, leads, samples)."""
-    torch.index_select(views, 0, place.flatten(), out=out.view(-1, out.shape[-1]))
+def _distort(
+    signal: Tensor,
+    amplitude: Tensor,
+    layers: list[tuple[Tensor, Tensor, Tensor]],
+    shift: tuple[Tensor, int],
+) -> Tensor:
+    """Scale, add the layers and move in time, piece by piece of the batch.
 
-
-def _copy_shifted(wide: Tensor, shift: Tensor, out: Tensor) -> None:
-    """Write to `out` the part of each recording that begins at sample -shift.
+    The buffers of a piece stay in a CPU's cache and are used again, because fresh memory costs
+    more than the arithmetic.
 
     Args:
-        wide: (batch, leads, width) contiguous.
-        shift: (batch, 1) int64, not positive.
-        out: (batch, leads, samples).
+        signal: (batch, leads, samples).
+        amplitude: (batch, leads).
+        layers: As `_layers` gives them.
+        shift: (batch, 1) int64 samples to the right, and their largest size.
     """
-    batch, leads, width = wide.shape
-    first = torch.arange(batch * leads, device=wide.device).view(batch, leads) * width
-    _copy_windows(wide.view(-1).unfold(0, out.shape[-1], 1), first - shift, out)
+    batch, leads, samples = signal.shape
+    output = signal.new_empty(signal.shape)
+    step = max(1, batch)
+    if signal.device.type == "cpu":
+        step = min(step, max(1, _CPU_VALUES_AT_ONCE // (leads * samples)))
+    by, furthest = shift
+    # Only the middle is ever written: the zeros on either side are what a shift brings in.
+    wide = signal.new_zeros((step, leads, samples + 2 * furthest))
+    middle, window = (
+        wide[..., furthest : furthest + samples],
+        signal.new_empty(step, leads, samples),
+    )
+    shifted = wide.view(-1).unfold(0, samples, 1)
+    lead_start = torch.arange(step * leads, device=signal.device).view(step, leads) * wide.shape[-1]
+    for first in range(0, batch, step):
+        piece = slice(first, first + step)
+        rows = len(by[piece])
+        torch.mul(signal[piece], amplitude[piece, :, None], out=middle[:rows])
+        for views, place, strength in layers:
+            _copy_windows(views, place[piece], window[:rows])
+            middle[:rows].addcmul_(window[:rows], strength[piece, :, None])
+        _copy_windows(shifted, lead_start[:rows] + (furthest - by[piece]), output[piece])
+    return output
+
+
+def _copy_windows(views: Tensor, place: Tensor, out: Tensor) -> None:
+    """Write the views at `place` (batch, leads) to `out` (batch, leads, samples)."""
+    torch.index_select(views, 0, place.view(-1), out=out.view(-1, out.shape[-1]))
 
 
 @lru_cache(maxsize=8)
