@@ -329,6 +329,23 @@ def test_a_truncated_packed_file_is_refused(tmp_path):
         read_recording(tmp_path / "record")
 
 
+@pytest.mark.parametrize(
+    "form, samples, size",
+    # 212: 2 samples in 3 bytes; 310 and 311: 3 samples in 4 bytes, which differ in the last group
+    [("80", 9, 9), ("212", 3, 5), ("310", 4, 6), ("310", 5, 8), ("311", 4, 6), ("311", 5, 7)],
+)
+def test_packed_formats_need_their_bytes(tmp_path, form, samples, size):
+    (tmp_path / "record.hea").write_text(
+        f"record 1 250 {samples}\nrecord.dat {form} 200/mV 12 0 0 0 0 I\n"
+    )
+    (tmp_path / "record.dat").write_bytes(bytes(size - 1))
+    with pytest.raises(RecordError, match=f"{size - 1} bytes; expected {size}$"):
+        read_recording(tmp_path / "record")
+    (tmp_path / "record.dat").write_bytes(bytes(size))
+    with pytest.raises(RecordError, match="checksum|every lead is empty or flat"):
+        read_recording(tmp_path / "record")
+
+
 def test_a_truncated_flac_stream_is_refused(tmp_path):
     digital = make_digital(1, 5000).T.astype(int)
     wfdb.wrsamp(
