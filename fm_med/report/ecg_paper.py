@@ -166,7 +166,10 @@ def _draw(example: ExampleECG, strip: _Strip) -> str:
     lead, x, baseline, height, start, seconds = strip
     present = bool(example.present[lead])
     name = LEADS[lead] if present else f"{LEADS[lead]} absent"
-    label = _text(x + MM, baseline - height / 2 + 4 * MM, name, size=4.2)
+    if height == ROW and present:  # low rows: in the margin, where no beat can hide it
+        label = _text(MM / 2, baseline + 1.5 * MM, name, size=4.2)
+    else:
+        label = _text(x + MM, baseline - height / 2 + 4 * MM, name, size=4.2)
     if not present:
         return (
             f'{label}<path d="M{x:.0f} {baseline:.0f}h{seconds * PER_SECOND:.0f}" stroke="#666" '

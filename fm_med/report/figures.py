@@ -77,21 +77,27 @@ def curves_figure(
 
 
 def intervals_figure(
-    rows: Mapping[str, Mapping[str, Interval]], *, caption: str, axis: str, reference: float = 0.5
+    rows: Mapping[str, Mapping[str, Interval]],
+    series: Sequence[str],
+    *,
+    caption: str,
+    axis: str,
+    reference: float = 0.5,
 ) -> Figure:
     """Draw values with their intervals, one line per row and series (a forest plot).
 
     Args:
         rows: For each row (top to bottom) the intervals of its series by name.
+        series: All series; a series keeps its colour when another one has no data.
         caption: Of the figure.
         axis: Label of the horizontal axis.
         reference: Where a score without information lies; drawn as a line.
     """
-    names = list(dict.fromkeys(name for series in rows.values() for name in series))
+    names = [name for name in series if any(name in found for found in rows.values())]
     height = 0.75 + len(rows) * (0.1 + 0.105 * len(names))
     with drawing(FULL, height) as (figure, axes):
         for index, name in enumerate(names):
-            colour, marker, _ = SERIES[index % len(SERIES)]
+            colour, marker, _ = SERIES[series.index(name) % len(SERIES)]
             shift = (index - (len(names) - 1) / 2) * 0.72 / max(len(names), 1)
             found = [
                 (place, series[name])
@@ -113,8 +119,8 @@ def intervals_figure(
         axes.set_xlabel(axis)
         figure.legend(loc="outside upper left", ncols=len(names), handletextpad=0.3)
         lines = [
-            f"{row}: " + ", ".join(f"{name} {value}" for name, value in series.items())
-            for row, series in rows.items()
+            f"{row}: " + ", ".join(f"{name} {value}" for name, value in found.items())
+            for row, found in rows.items()
         ]
         return Figure([Panel(to_svg(figure), f"{axis}. {'; '.join(lines)}.")], caption, wide=True)
 

@@ -99,16 +99,28 @@ def _results(metrics: Mapping[str, Any], budget: int | None) -> Section:
         content.append(
             intervals_figure(
                 per_label,
+                tuple(SERIES.values()),
                 axis="AUROC (95 % interval)",
                 caption="Each label on the test split, best first. The vertical line at 0.5 is a "
                 "score without information.",
             )
         )
     text = "Measured on patients that the model has never seen."
+    if gain:
+        text += f" {_verdict(gain['macro_auroc'])}"
     skipped = _skipped(metrics)
     if skipped:
         text += f" Not evaluated, as all test recordings have the same class: {', '.join(skipped)}."
     return Section("Results", text, content)
+
+
+def _verdict(gain: Interval) -> str:
+    """Return in one sentence whether pretraining helped the linear probe."""
+    if gain.low > 0:
+        return "Pretrained features are better than those of a random encoder, beyond chance."
+    if gain.high < 0:
+        return "Pretrained features are WORSE than those of a random encoder, beyond chance."
+    return "Pretrained features cannot be told from those of a random encoder on so few patients."
 
 
 def _key_numbers(metrics: Mapping[str, Any], budget: int | None) -> list[KeyNumber]:

@@ -42,7 +42,7 @@ def interval_table(
     """
     cells = []
     for name, interval in rows.items():
-        value, _, spread = str(interval).partition(" [")
+        value, _, spread = str(interval).replace("-", "−").partition(" [")
         cells.append((name, value, spread.rstrip("]").replace(", ", " to "), f"{interval.n:,}"))
     return Table(("", "Value", "95 % interval", unit), cells, caption, note)
 

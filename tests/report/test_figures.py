@@ -7,7 +7,9 @@ import pytest
 
 from fm_med.metrics import Interval
 from fm_med.report.figures import curve, curves_figure, intervals_figure, map_figure
-from fm_med.report.svg import PAGE_COLOURS
+from fm_med.report.svg import BLUE, PAGE_COLOURS, VERMILLION
+
+BLUE_ON_PAGE = PAGE_COLOURS[BLUE]
 
 HISTORY = [{"step": step, "loss": 5.0 - 0.01 * step} for step in range(1, 101)]
 HISTORY += [
@@ -37,9 +39,14 @@ def test_intervals_figure_shows_every_row_and_series():
         "first label": {"model": Interval(0.9, 0.8, 0.95, 9), "random": Interval(0.7, 0.6, 0.8, 9)},
         "second label": {"model": Interval(0.6, 0.5, 0.7, 9)},
     }
-    panel = intervals_figure(rows, caption="", axis="AUROC").panels[0]
+    panel = intervals_figure(rows, ("absent", "model", "random"), caption="", axis="AUROC").panels[
+        0
+    ]
     for text in ("first label", "second label", "model", "random", "AUROC"):
         assert text in panel.svg
+    assert "absent" not in panel.svg
+    assert VERMILLION in panel.svg  # the second series keeps the second colour
+    assert BLUE_ON_PAGE not in panel.svg
     assert "second label: model 0.600 [0.500, 0.700]" in panel.alt
 
 
@@ -64,6 +71,7 @@ def test_svg_is_inline_ready():
         assert svg.startswith("<svg viewBox=")
         assert "http" not in svg
         assert "<metadata" not in svg
+        assert "xlink" not in svg
         assert not any(colour in svg for colour in PAGE_COLOURS)
         assert "var(--ink)" in svg
         ids = re.findall(r' id="([^"]+)"', svg)

@@ -97,3 +97,13 @@ def test_nothing_measured_still_gives_a_page(tmp_path):
     sections = pretraining_sections([], {})
     assert [section.title for section in sections] == ["Results", "How training went"]
     write_report(tmp_path / "report.html", title="Run", sections=sections)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [(0.15, "are better than"), (0.0, "cannot be told from"), (-0.15, "are WORSE than")],
+)
+def test_verdict_on_pretraining_follows_the_interval(gain, verdict):
+    metrics = full_metrics()
+    metrics["difference"]["linear_probe_random"]["macro_auroc"] = near(gain)
+    assert verdict in pretraining_sections([], metrics)[0].text

@@ -39,8 +39,10 @@ def test_other_leaves_are_refused_by_name_and_nothing_is_written(tmp_path):
 
 def test_table():
     missing = Interval(math.nan, math.nan, math.nan, 3)
-    table = interval_table({"AUROC": GOOD, "MCC": missing}, caption="All.")
+    loss = Interval(-0.5, -0.75, 0.25, 8)
+    table = interval_table({"AUROC": GOOD, "MCC": missing, "Gain": loss}, caption="All.")
     assert table.rows == [
         ("AUROC", "0.900", "0.850 to 0.950", "1,200"),
         ("MCC", "not defined", "", "3"),
+        ("Gain", "−0.500", "−0.750 to 0.250", "8"),
     ]
