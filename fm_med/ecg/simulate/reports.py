@@ -73,4 +73,5 @@ def _mention(tongue: int, column: int, synonym: float, hedge: float, hedged: boo
 
 
 def _pick(choices: tuple[str, ...], chance: float) -> str:
-    return choices[int(chance * len(choices))]
+    """Choose one; the square favours the first, as people favour their usual words."""
+    return choices[int(chance**2 * len(choices))]
