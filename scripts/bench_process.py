@@ -93,9 +93,7 @@ def main() -> None:
     theirs = records_per_second(
         lambda: [scipy_process(one, filters) for one in stored.signal], records, repeats
     )
-    print(
-        f"process 500 -> 100 Hz: {ours:,.0f} records/s, SciPy {theirs:,.0f}: {ours / theirs:.1f}x"
-    )
+    report("process 500 to 100 Hz", ours, "SciPy", theirs)
 
     inputs = processor.from_stored(stored)
     rows, rng = torch.arange(records), np.random.default_rng(0)
