@@ -19,6 +19,10 @@ SERIES = (
 )
 HALF, FULL = 3.6, 7.4  # inches; shown at about half and full width of the page
 MAP_ROWS, MAP_PANELS = 800, 8
+MAP_CAPTION = (
+    "Near points have similar embeddings; distances between far points mean nothing (t-SNE). Each "
+    "panel marks the recordings with one label."
+)
 
 
 def curve(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -172,11 +176,7 @@ def map_figure(
             f"Map of {len(place)} recordings, drawn {len(shown)} times with the recordings of one "
             f"label marked: {', '.join(names[label] for label in shown)}."
         )
-        caption = (
-            f"Map of the {len(place)} recordings in the shared space (t-SNE). Near points have "
-            "similar embeddings; distances between far points mean nothing. Each panel marks the "
-            "recordings with one label."
-        )
+        caption = f"Map of the {len(place)} recordings in the shared space. {MAP_CAPTION}"
         return Figure([Panel(to_svg(figure), alt)], caption, wide=True)
 
 

@@ -73,16 +73,7 @@ def pretraining_sections(
 def _results(metrics: Mapping[str, Any], budget: int | None) -> Section:
     """Return the results: key numbers, a table of all of them, and each label."""
     content: list[KeyNumber | Table | Figure] = [*_key_numbers(metrics, budget)]
-    overview = {
-        f"{title}, macro AUROC": metrics[name]["macro_auroc"]
-        for name, title in SERIES.items()
-        if name in metrics
-    }
-    gain = metrics.get("difference", {}).get("linear_probe_random")
-    if gain:
-        overview["Linear probe minus random encoder"] = gain["macro_auroc"]
-    retrieval = metrics.get("retrieval", {})
-    overview |= {title: retrieval[name] for name, title in RETRIEVAL.items() if name in retrieval}
+    overview = _overview(metrics)
     if overview:
         content.append(
             interval_table(
@@ -106,12 +97,28 @@ def _results(metrics: Mapping[str, Any], budget: int | None) -> Section:
             )
         )
     text = "Measured on patients that the model has never seen."
+    gain = metrics.get("difference", {}).get("linear_probe_random")
     if gain:
         text += f" {_verdict(gain['macro_auroc'])}"
     skipped = _skipped(metrics)
     if skipped:
         text += f" Not evaluated, as all test recordings have the same class: {', '.join(skipped)}."
     return Section("Results", text, content)
+
+
+def _overview(metrics: Mapping[str, Any]) -> dict[str, Interval]:
+    """Return the rows of the table of results."""
+    overview = {
+        f"{title}, macro AUROC": metrics[name]["macro_auroc"]
+        for name, title in SERIES.items()
+        if name in metrics
+    }
+    gain = metrics.get("difference", {}).get("linear_probe_random")
+    if gain:
+        overview["Linear probe minus random encoder"] = gain["macro_auroc"]
+    retrieval = metrics.get("retrieval", {})
+    overview |= {title: retrieval[name] for name, title in RETRIEVAL.items() if name in retrieval}
+    return overview
 
 
 def _verdict(gain: Interval) -> str:
