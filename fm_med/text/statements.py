@@ -2,7 +2,8 @@
 
 PTB-XL's reports are German, English and machine text; its codes are one vocabulary. The form is
 that of Chen et al. (IEEE TBD 2025, arXiv 2403.10581): `{category}: {description}` per code,
-embedded one by one and averaged by likelihood. The sentences are PTB-XL's own (`scp_statements.json`).
+embedded one by one and averaged by likelihood. The sentences are PTB-XL's own, CC BY 4.0, see
+`scp_statements.json`.
 """
 
 import json
