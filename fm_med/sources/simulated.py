@@ -70,7 +70,7 @@ def make_simulated(
 ) -> Path:
     """Write a simulated cohort; the same settings give the same cohort with any `workers`.
 
-    Memory is bounded by one piece of 250 people per process (about 40 MB at 100 Hz and 400 MB at 1000 Hz).
+    Memory is bounded: a few pieces of 250 people per process, whatever the number of people.
     Person by person, 70 % are for training, 10 % for validation, 20 % for the test.
 
     Args:
