@@ -1,0 +1,21 @@
+"""What training minimises: pure functions of a WHOLE batch.
+
+The caller has gathered the rows of all processes (`fm_med.distributed.gather_batch`); every loss is
+an average over rows or events, so its scale does not depend on the batch size.
+"""
+
+from fm_med.objectives.contrastive import contrastive_loss
+from fm_med.objectives.cosine import cosine_loss
+from fm_med.objectives.cox import cox_loss
+from fm_med.objectives.reconstruction import masked_mse_loss
+from fm_med.objectives.risk_set import RiskSetPlan
+from fm_med.objectives.siglip import siglip_loss
+
+__all__ = [
+    "RiskSetPlan",
+    "contrastive_loss",
+    "cosine_loss",
+    "cox_loss",
+    "masked_mse_loss",
+    "siglip_loss",
+]

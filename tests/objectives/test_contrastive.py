@@ -1,0 +1,108 @@
+"""InfoNCE in blocks against its definition, written with the whole matrix of similarities."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
+
+
+def embeddings(total, dim, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.randn(2, total, dim, generator=generator, dtype=dtype)
+    return [x.requires_grad_() for x in functional.normalize(made, dim=-1).unbind()]
+
+
+def positives(report_id, subject_id):
+    return (report_id[:, None] == report_id) | (subject_id[:, None] == subject_id)
+
+
+def contrastive_by_definition(signal, text, scale, mask):
+    logits = scale * signal @ text.T
+    target = mask.double() / mask.sum(1, keepdim=True)
+    across = -(target * logits.log_softmax(1)).sum(1).mean()
+    down = -(target * logits.T.log_softmax(1)).sum(1).mean()
+    return (across + down) / 2
+
+
+def siglip_by_definition(signal, text, scale, bias, mask):
+    logits = scale * signal @ text.T + bias
+    return -functional.logsigmoid(torch.where(mask, logits, -logits)).sum() / len(signal)
+
+
+@given(
+    total=st.integers(1, 13),
+    dim=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+    chunk_size=st.integers(1, 15),
+    reports=st.integers(1, 13),
+    subjects=st.integers(1, 13),
+    log_scale=st.floats(-1, 4.6),
+)
+@settings(max_examples=60, deadline=None)
+def test_blocks_equal_the_definition(total, dim, seed, chunk_size, reports, subjects, log_scale):
+    generator = torch.Generator().manual_seed(seed)
+    report_id = torch.randint(reports, (total,), generator=generator)
+    subject_id = torch.randint(subjects, (total,), generator=generator)
+    mask = positives(report_id, subject_id)
+    ids = {"report_id": report_id, "subject_id": subject_id, "chunk_size": chunk_size}
+    for fast, slow in (
+        (
+            lambda s, t, a, b: contrastive_loss(s, t, logit_scale=a, **ids) + 0 * b,
+            lambda s, t, a, b: contrastive_by_definition(s, t, a, mask) + 0 * b,
+        ),
+        (
+            lambda s, t, a, b: siglip_loss(s, t, logit_scale=a, logit_bias=b, **ids),
+            lambda s, t, a, b: siglip_by_definition(s, t, a, b, mask),
+        ),
+    ):
+        results = []
+        for loss in (fast, slow):
+            signal, text = embeddings(total, dim, seed)
+            scale = torch.tensor(math.exp(log_scale), dtype=torch.float64, requires_grad=True)
+            bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+            value = loss(signal, text, scale, bias)
+            value.backward()
+            results.append([value, signal.grad, text.grad, scale.grad, bias.grad])
+        for ours, theirs in zip(*results):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 64])
+def test_uninformative_embeddings_cost_log_of_the_batch(total):
+    same = torch.ones(total, 4, dtype=torch.float64) / 2
+    value = contrastive_loss(same, same, logit_scale=torch.tensor(30.0))
+    assert value.item() == pytest.approx(math.log(total), abs=1e-12)
+
+
+def test_identical_reports_are_no_negatives():
+    """Two recordings with one report and equal embeddings cost nothing more than their entropy."""
+    signal = torch.eye(3, dtype=torch.float64)[[0, 0, 1]]
+    ids = torch.tensor([5, 5, 6])
+    scale = torch.tensor(100.0, dtype=torch.float64)
+    value = contrastive_loss(signal, signal, logit_scale=scale, report_id=ids)
+    assert value.item() == pytest.approx(2 / 3 * math.log(2), abs=1e-9)
+    assert contrastive_loss(signal, signal, logit_scale=scale).item() > 0.4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_precision_of_the_input_is_kept(dtype):
+    signal, text = embeddings(8, 4, 0, torch.float64)
+    exact = contrastive_loss(signal, text, logit_scale=torch.tensor(10.0)).item()
+    narrow = [x.detach().to(dtype).requires_grad_() for x in (signal, text)]
+    value = contrastive_loss(*narrow, logit_scale=torch.tensor(10.0))
+    value.backward()
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert narrow[0].grad.dtype == dtype
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+    assert value.item() == pytest.approx(exact, rel=tolerance)
+
+
+def test_cosine_loss_is_minimal_for_one_constant_vector():
+    """The defect that the docstring tells of."""
+    constant = functional.normalize(torch.ones(5, 3), dim=-1)
+    assert cosine_loss(constant, constant).item() == pytest.approx(0.0, abs=1e-6)
