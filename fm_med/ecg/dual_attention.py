@@ -50,9 +50,9 @@ class DualAttentionConfig(PreTrainedConfig):
     model_type = "fm_med_dual_attention"
 
     num_leads: int = 12
-    patch_samples: int = 16
-    strides: tuple[int, ...] | list[int] = (4, 2, 2)
-    widths: tuple[int, ...] | list[int] = (32, 48, 64)
+    patch_samples: int = 24
+    strides: tuple[int, ...] | list[int] = (8, 4)
+    widths: tuple[int, ...] | list[int] = (32, 64)
     kernel_size: int = 5
     hidden_size: int = 64
     time_layers: int = 1
@@ -168,7 +168,7 @@ class DualAttentionModel(PreTrainedModel):
     """Encode a 12-lead ECG of any length, with any of its leads absent.
 
     Shape:
-        - signal: (batch, 12, samples) mV, samples >= the product of the strides (default 16).
+        - signal: (batch, 12, samples) mV, samples >= the product of the strides (default 32).
         - pooler_output: (batch, pooled_size), the mean and the maximum over time of what the
           present leads say together.
         - last_hidden_state: (batch, 12, hidden_size), one vector per lead, zero where absent.
