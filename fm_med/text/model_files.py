@@ -1,11 +1,17 @@
 """Find a Hugging Face text model, on disk or on the Hub, and say which version of it this is."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from fm_med.errors import InputError
 
@@ -29,6 +35,44 @@ class ModelFiles:
     revision: str | None
     version: str
 
+    def load(self, auto_class: Any, **options: Any) -> Any:
+        """Load one part of the model through a transformers Auto class; no code of others runs.
+
+        Raises:
+            InputError: It is not there, damaged, or needs code of its own.
+        """
+        try:
+            with _quietly():
+                return auto_class.from_pretrained(
+                    self.location,
+                    revision=self.revision or "main",
+                    trust_remote_code=False,
+                    **options,
+                )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{self.location} cannot be loaded as a text model: {reason}"
+            ) from error
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer; transformers makes an empty one where its files are missing."""
+        tokenizer = self.load(AutoTokenizer)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise InputError(f"{self.location} has no tokenizer: every word would be unknown")
+        return tokenizer
+
+    def load_network(self, **options: Any) -> PreTrainedModel:
+        """Load the network; transformers draws weights at random that the files lack."""
+        network, loading = self.load(AutoModel, output_loading_info=True, **options)
+        # Checkpoints of masked language models lack BERT's pooler, which is not read here.
+        missing = sorted(name for name in loading["missing_keys"] if "pooler." not in name)
+        if missing:
+            raise InputError(
+                f"the weights of {self.location} lack {len(missing)} tensors, first {missing[0]}"
+            )
+        return network
+
 
 def locate(name_or_path: str | Path, *, revision: str | None = None) -> ModelFiles:
     """Resolve a folder or Hub id to one fixed version.
@@ -47,6 +91,20 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> ModelFil
         raise InputError(f"the text model {name} is not a folder")
     commit = _cached_commit(name, revision) or _hub_commit(name, revision)
     return ModelFiles(name, commit, f"commit:{commit}")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence the loading bar and the table of language-model heads that are not used."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:

@@ -110,10 +110,6 @@ def test_bfloat16_stays_close_to_float32(llama_folder, reports):
     assert cosine.min() > 0.999
 
 
-def test_auto_dtype_is_float32_or_native_bfloat16(bert_folder):
-    assert encoder_of(bert_folder, dtype="auto").dtype in {torch.float32, torch.bfloat16}
-
-
 def test_overflow_is_refused(bert_folder, tmp_path):
     from transformers import AutoModel
 
@@ -225,6 +221,47 @@ def test_truncated_weights_are_refused(bert_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be loaded as a text model"):
         encoder_of(folder).encode(["normal ecg"])
+
+
+def test_weights_of_another_network_are_refused(bert_folder, llama_folder, tmp_path):
+    """transformers would draw the missing ones at random."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(bert_folder, folder)
+    shutil.copy(llama_folder / "model.safetensors", folder)
+    with pytest.raises(InputError, match="lack .* tensors, first embeddings"):
+        encoder_of(folder).encode(["normal ecg"])
+
+
+def test_a_language_models_checkpoint_loads_silently(bert_folder, tmp_path, capfd, caplog, reports):
+    from transformers import AutoModel, AutoTokenizer, BertForMaskedLM
+
+    folder = tmp_path / "mlm"
+    network = BertForMaskedLM(AutoModel.from_pretrained(bert_folder).config)
+    network.bert.load_state_dict(AutoModel.from_pretrained(bert_folder).state_dict(), strict=False)
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert_folder).save_pretrained(folder)
+    capfd.readouterr()
+    caplog.clear()
+    embeddings = encoder_of(folder).encode(reports)
+    np.testing.assert_array_equal(embeddings, encoder_of(bert_folder).encode(reports))
+    assert capfd.readouterr().err == "" and not caplog.records
+
+
+def test_auto_dtype_follows_the_processor(monkeypatch):
+    from fm_med.text import encoder
+
+    cases = [
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9554"}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ]
+    for capabilities, expected in cases:
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False
+        )
+        assert encoder._native_dtype(torch.device("cpu")) == expected
 
 
 def test_code_that_comes_with_a_model_is_never_run(bert_folder, tmp_path):
