@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python scripts/bench_encoder.py --batch 32 --rounds 7
 
 Encoders take turns, so that a busy machine slows all of them alike; the figure is the median over
-the rounds, of processor time on CPU (what other programs use does not count), of wall time on CUDA. The published network runs at its own lengths (608 and 1,024 samples), ours at 12 leads
-x 1,000 samples (10 s at 100 Hz).
+the rounds, of processor time on CPU (what other programs use does not count), of wall time on CUDA.
+The published network runs at its own lengths (608 and 1,024 samples), ours at 12 leads x 1,000
+samples (10 s at 100 Hz).
 """
 
 import argparse

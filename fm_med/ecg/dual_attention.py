@@ -50,9 +50,9 @@ class DualAttentionConfig(PreTrainedConfig):
     model_type = "fm_med_dual_attention"
 
     num_leads: int = 12
-    patch_samples: int = 24
-    strides: tuple[int, ...] | list[int] = (8, 4)
-    widths: tuple[int, ...] | list[int] = (32, 64)
+    patch_samples: int = 16
+    strides: tuple[int, ...] | list[int] = (4, 2, 4)
+    widths: tuple[int, ...] | list[int] = (32, 48, 64)
     kernel_size: int = 5
     hidden_size: int = 64
     time_layers: int = 1
