@@ -43,7 +43,7 @@ def main() -> None:
         network = BertModel.from_pretrained(folder).eval()
         ours = {
             dtype: FrozenTextEncoder(folder, dtype=dtype, device="cpu")
-            for dtype in ("float32", "auto")
+            for dtype in ("float32", "bfloat16")
         }
         for encoder in ours.values():
             encoder.encode(distinct[:2])

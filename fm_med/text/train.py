@@ -2,7 +2,9 @@
 
 It gives a WordPiece tokenizer, whose words are those of the reports, and a small BERT trained on
 them by masked language modelling (Devlin et al. 2019), saved as any other Hugging Face text model.
-The words matter more than the training: see `scripts/evidence_text_model.py`.
+The words matter more than the training: read off the embeddings of 3,476 PTB-XL reports by a linear
+probe, the five superclasses had a mean AUROC of .900 untrained, .889 after 3 epochs and .870 after
+10 (`scripts/evidence_text_model.py`). Compare before keeping.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +55,7 @@ def train_text_model(
     hidden_size: int = 128,
     layers: int = 3,
     heads: int = 4,
-    num_epochs: int = 10,
+    num_epochs: int = 3,
     seed: int = 0,
     max_steps: int | None = None,
     progress: bool = True,
@@ -69,7 +71,7 @@ def train_text_model(
         hidden_size: Width of the network and of the embeddings.
         layers: Transformer layers.
         heads: Attention heads.
-        num_epochs: Passes over the reports; 0 keeps the network as it was drawn.
+        num_epochs: Passes over the reports; 0 keeps the network as it was drawn, which is often better.
         seed: Of the weights, the batches and the masks.
         max_steps: Stop after so many optimiser steps.
         progress: Show a bar on a terminal.
