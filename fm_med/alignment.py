@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -12,6 +13,7 @@ from transformers import initialization as init
 from fm_med.heads import ProjectionHead
 
 
+@strict
 class AlignmentConfig(PreTrainedConfig):
     """What the shared space is made of, and which text model spans it.
 
@@ -19,6 +21,8 @@ class AlignmentConfig(PreTrainedConfig):
         signal_dim: Width of the encoder's pooled output.
         text_dim: Width of the text model's embeddings.
         embedding_dim: Width of the shared space.
+        hidden_dim: Width of the layer inside each projection.
+        sigmoid: Has a bias of the similarities, which the sigmoid loss needs.
         temperature: Initial temperature of the similarities.
         max_logit_scale: Upper bound of 1/temperature (Radford et al. 2021 use 100).
         text: How reports become vectors: model, revision, pooling, prompt, source.
@@ -30,6 +34,7 @@ class AlignmentConfig(PreTrainedConfig):
     text_dim: int = 768
     embedding_dim: int = 256
     hidden_dim: int = 512
+    sigmoid: bool = False
     temperature: float = 0.07
     max_logit_scale: float = 100.0
     text: dict[str, Any] | None = None
@@ -40,14 +45,18 @@ class Temperature(nn.Module):
 
     def __init__(self, config: AlignmentConfig) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
-        self.bias = nn.Parameter(torch.tensor(-10.0))
-        self.initial = math.log(1 / config.temperature)
+        self.initial = {"log_scale": math.log(1 / config.temperature), "bias": -10.0}
         self.maximum = config.max_logit_scale
+        self.log_scale = nn.Parameter(torch.tensor(self.initial["log_scale"]))
+        if config.sigmoid:
+            self.bias = nn.Parameter(torch.tensor(self.initial["bias"]))
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Return (logit_scale, logit_bias), both scalars."""
-        return self.log_scale.exp().clamp(max=self.maximum), self.bias
+    def forward(self) -> dict[str, Tensor]:
+        """Return the scalars `logit_scale` and, for the sigmoid loss, `logit_bias`."""
+        scalars = {"logit_scale": self.log_scale.exp().clamp(max=self.maximum)}
+        if hasattr(self, "bias"):
+            scalars["logit_bias"] = self.bias
+        return scalars
 
 
 class AlignmentHeads(PreTrainedModel):
@@ -79,8 +88,8 @@ class AlignmentHeads(PreTrainedModel):
         """Fill every parameter and buffer that a checkpoint may lack."""
         super()._init_weights(module)
         if isinstance(module, Temperature):
-            init.constant_(module.log_scale, module.initial)
-            init.constant_(module.bias, -10.0)
+            for name, parameter in module.named_parameters():
+                init.constant_(parameter, module.initial[name])
         if isinstance(module, AlignmentHeads):
             init.zeros_(module.text_mean)
 
@@ -116,14 +125,51 @@ class TwoTowers(nn.Module):
             inputs: The encoder's inputs.
 
         Returns:
-            `signal_embedding` and `text_embedding`, (batch, embedding_dim) each, and with a decoder
-            `reconstruction`, (batch, leads, samples).
+            `signal_embedding` and `text_embedding`, (batch, embedding_dim) each; the temperature's
+            scalars repeated for each row, so that a loss on gathered rows trains them exactly; with
+            a decoder `reconstruction`, (batch, leads, samples).
         """
         output = self.encoder(**inputs, output_hidden_states=self.decoder is not None)
         outputs = {
             "signal_embedding": self.heads.project_signal(output.pooler_output),
             "text_embedding": self.heads.project_text(report_embedding),
         }
+        for name, scalar in self.heads.temperature().items():
+            outputs[name] = scalar.expand(len(report_embedding))
         if self.decoder is not None:
             outputs["reconstruction"] = self.decoder(output.hidden_states[-1])
         return outputs
+
+
+def build_towers(
+    encoder: PreTrainedModel,
+    text_mean: Tensor,
+    *,
+    text: dict[str, Any],
+    embedding_dim: int,
+    temperature: float,
+    sigmoid: bool,
+    decoder: nn.Module | None,
+) -> TwoTowers:
+    """Put new projections on an encoder and on a text model's vectors.
+
+    Args:
+        encoder: With `config.pooled_size`.
+        text_mean: (text_dim,) mean report embedding of the training split.
+        text: What the text embeddings depend on; saved with the model.
+        embedding_dim: Width of the shared space.
+        temperature: Initial temperature.
+        sigmoid: For the sigmoid loss.
+        decoder: Rebuilds the recording; None for none.
+    """
+    config = AlignmentConfig(
+        signal_dim=encoder.config.pooled_size,
+        text_dim=len(text_mean),
+        embedding_dim=embedding_dim,
+        temperature=temperature,
+        sigmoid=sigmoid,
+        text=text,
+    )
+    heads = AlignmentHeads(config)
+    heads.text_mean.copy_(text_mean)
+    return TwoTowers(encoder, heads, decoder)

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from fm_med.atomic import atomic_folder
+from fm_med.atomic import atomic_file, atomic_folder
 from fm_med.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -167,6 +167,45 @@ def checkpoint_fault(path: Path) -> str | None:
         if _sha256(file) != expected["sha256"]:
             return f"{name} does not match its hash"
     return None
+
+
+def resume(
+    folder: Path, *, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+) -> tuple[int, dict[str, Any]]:
+    """Restore the newest whole checkpoint of a run; (0, {}) when it was cut before its first.
+
+    Raises:
+        InputError: As `load_checkpoint`.
+    """
+    path = latest_checkpoint(folder)
+    if path is None:
+        return 0, {}
+    return load_checkpoint(path, model=model, optimizer=optimizer, accelerator=accelerator)
+
+
+def save_best(folder: Path, *, step: int, module: nn.Module) -> Path:
+    """Write the weights of the best step so far, beside the checkpoints (main process only).
+
+    An older best is deleted by `drop_older_best`, after a checkpoint has named the new one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"best-{step:06d}.safetensors"
+    with atomic_file(path) as temporary:
+        state = {name: value.contiguous() for name, value in module.state_dict().items()}
+        save_file(state, temporary)
+    return path
+
+
+def load_best(folder: Path, *, step: int, module: nn.Module) -> None:
+    """Put the weights of the best step back into the unwrapped module."""
+    module.load_state_dict(load_file(folder / f"best-{step:06d}.safetensors"))
+
+
+def drop_older_best(folder: Path, *, step: int) -> None:
+    """Delete best weights of steps before the one that the newest checkpoint names."""
+    for path in folder.glob("best-*.safetensors"):
+        if int(path.stem.removeprefix("best-")) < step:
+            path.unlink()
 
 
 def _write(

@@ -1,9 +1,9 @@
-"""Load what a run saved, from a folder or from the Hugging Face Hub."""
+"""Save a model as one self-contained folder; load it from there or from the Hugging Face Hub."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,10 @@ from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
 
 import fm_med.auto  # noqa: F401  (registers the encoders with the Auto classes)
 from fm_med.alignment import AlignmentHeads
+from fm_med.atomic import atomic_folder
+from fm_med.ecg.encoders import ENCODERS
+from fm_med.ecg.processor import EcgProcessor
+from fm_med.ecg.recording import Recording
 from fm_med.errors import InputError
 
 
@@ -28,16 +32,16 @@ class LoadedModel:
     """
 
     encoder: PreTrainedModel
-    processor: Any
+    processor: EcgProcessor
     alignment: AlignmentHeads | None
     folder: Path
 
     @torch.inference_mode()
-    def embed(self, recordings: Any) -> np.ndarray:
+    def embed(self, recordings: Recording | list[Recording]) -> np.ndarray:
         """Return the pooled features of one recording or a list of them.
 
         Args:
-            recordings: What the processor takes, for an ECG `fm_med.ecg.records.Recording`.
+            recordings: From `fm_med.ecg.records.read_recording`.
 
         Returns:
             (recordings, pooled_size) float32.
@@ -45,6 +49,49 @@ class LoadedModel:
         inputs = self.processor(recordings)
         inputs = {name: value.to(self.encoder.device) for name, value in inputs.items()}
         return self.encoder(**inputs).pooler_output.float().cpu().numpy()
+
+
+def save(
+    folder: Path,
+    *,
+    encoder: PreTrainedModel,
+    processor: EcgProcessor,
+    alignment: AlignmentHeads,
+    text_model: Path | None = None,
+) -> None:
+    """Write encoder, processor and alignment as one folder, whole or not at all.
+
+    Args:
+        folder: The new folder; the encoder's files lie at its top, so that
+            `AutoModel.from_pretrained(folder)` gives the encoder.
+        encoder: The trained encoder.
+        processor: Saved as `preprocessor_config.json`.
+        alignment: Saved in `alignment/`.
+        text_model: Folder of a local text model to be copied to `text_model/`, because nobody
+            else could find it; None for one that is on the Hub.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as temporary:
+        encoder.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        alignment.save_pretrained(temporary / "alignment")
+        if text_model is not None:
+            shutil.copytree(text_model, temporary / "text_model")
+
+
+def check_saved(folder: Path, encoder: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    """Load a saved encoder and compare its output with the encoder in memory, bit for bit.
+
+    Raises:
+        RuntimeError: They differ: what was saved is not what was trained.
+    """
+    with torch.inference_mode():
+        expected = encoder.eval()(**inputs).pooler_output
+        device = str(expected.device)
+        found = load(folder, device=device).encoder(**inputs).pooler_output
+    if not torch.equal(expected, found):
+        difference = (expected - found).abs().max().item()
+        raise RuntimeError(f"{folder} does not reproduce the trained encoder: off by {difference}")
 
 
 def load(
@@ -74,6 +121,25 @@ def load(
     return LoadedModel(encoder, AutoFeatureExtractor.from_pretrained(folder), alignment, folder)
 
 
+def start_encoder(
+    name_or_path: str, *, sampling_rate: float, seconds: float
+) -> tuple[PreTrainedModel, EcgProcessor]:
+    """Return an encoder to train and its processor.
+
+    Args:
+        name_or_path: A name in `ENCODERS` starts from scratch; a folder or Hub id continues a
+            saved encoder, with its own processor.
+        sampling_rate: Hz that a new encoder sees.
+        seconds: Length that a new encoder sees.
+    """
+    if name_or_path in ENCODERS:
+        kind = ENCODERS[name_or_path]
+        processor = EcgProcessor(sampling_rate=sampling_rate, seconds=seconds)
+        return kind(kind.config_class()), processor
+    saved = load(name_or_path)
+    return saved.encoder, saved.processor
+
+
 def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """Return the local folder of a model, downloading it first when it is a Hub id.
 
@@ -90,5 +156,6 @@ def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Pa
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{name_or_path} is neither a folder nor a model that the Hub can give ({reason})"
+            f"{name_or_path} is no encoder ({', '.join(ENCODERS)}), no folder, and no model that "
+            f"the Hub can give ({reason})"
         ) from None

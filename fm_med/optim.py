@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
@@ -46,15 +47,22 @@ def parameter_groups(
     return groups
 
 
-def cosine_factor(step: int, *, total_steps: int, warmup_steps: int) -> float:
+def cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
     """Return the share of the peak learning rate at a step: linear warm-up, then half a cosine.
 
     The schedule is a function of the step alone, so it needs no state in a checkpoint.
     """
+    warmup_steps = round(warmup_share * total_steps)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
+    """Scale the gradients down to a norm of at most `max_norm`; return the norm they had."""
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
+    return float("nan") if norm is None else float(norm)
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import platform
 import sys
 import time
@@ -12,8 +13,11 @@ from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
+from fm_med import checkpoint
 from fm_med.errors import InputError
 from fm_med.settings import changed_settings, save_settings
 
@@ -48,6 +52,7 @@ class Run:
     ) -> None:
         self.folder = Path(output)
         self.accelerator = accelerator
+        self._settings = settings
         self.model_folder = self.folder / "model"
         self.report_folder = self.folder / "report"
         self.checkpoints = self.folder / "checkpoints"
@@ -55,24 +60,36 @@ class Run:
         self._tracker = tracker
         if resume:
             refuse_changes(self.folder, settings)
-        accelerator.wait_for_everyone()
-        if not resume:
+        else:
             refuse_non_empty(self.folder)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_settings(settings, self.folder / "config.yaml")
-            environment = describe_environment(accelerator)
-            (self.folder / "env.json").write_text(json.dumps(environment, indent=1) + "\n")
         if tracker != "none":
-            self._start_tracker(tracker, settings)
+            refuse_missing_tracker(tracker)
+
+    def start(self) -> None:
+        """Write `config.yaml` and `env.json` and start the tracker.
+
+        Apart from making the object, so that bad input found in between leaves no folder behind.
+        """
+        self.accelerator.wait_for_everyone()  # all have looked at the folder before it is filled
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_settings(self._settings, self.folder / "config.yaml")
+            environment = describe_environment(self.accelerator)
+            (self.folder / "env.json").write_text(json.dumps(environment, indent=1) + "\n")
+        if self._tracker != "none":
+            flat = {
+                name: value if isinstance(value, int | float | str | bool) else str(value)
+                for name, value in dataclasses.asdict(self._settings).items()
+            }
+            self.accelerator.init_trackers("fm_med", config=flat)
 
     def log(self, step: int, **values: Any) -> None:
         """Append one row to `metrics.jsonl` (main process) and send its numbers to the tracker."""
         if not self.accelerator.is_main_process:
             return
+        row = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
         with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(row) + "\n")
         if self._tracker != "none":
             numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
@@ -83,7 +100,57 @@ class Run:
             return []
         return [json.loads(line) for line in self._metrics.read_text().splitlines()]
 
-    def rewind(self, step: int) -> None:
+    def save(
+        self, step: int, model: nn.Module, optimizer: Any, state: dict[str, Any], *, keep: int
+    ) -> None:
+        """Write a checkpoint (all processes must call) and drop best weights it does not name."""
+        checkpoint.save_checkpoint(
+            self.checkpoints,
+            step=step,
+            model=model,
+            optimizer=_inner(optimizer),
+            accelerator=self.accelerator,
+            state=state,
+            keep=keep,
+        )
+        if self.accelerator.is_main_process:
+            checkpoint.drop_older_best(self.checkpoints, step=state.get("step", 0))
+
+    def resume(
+        self, model: nn.Module, optimizer: Any, state: dict[str, Any]
+    ) -> tuple[int, dict[str, Any]]:
+        """Restore the newest whole checkpoint; return the steps done and the loop's state.
+
+        A run that was cut before its first checkpoint begins anew with the given state.
+        """
+        step, saved = checkpoint.resume(
+            self.checkpoints,
+            model=model,
+            optimizer=_inner(optimizer),
+            accelerator=self.accelerator,
+        )
+        self._rewind(step)
+        self.say(f"resuming {self.folder} after step {step}")
+        return step, saved or state
+
+    def refuse_non_finite(self, loss: float, norm: float, *, step: int, rows: Any) -> None:
+        """Stop a run whose loss or gradient is not a number, before the weights are spoilt.
+
+        The newest checkpoint is from before the fault; the rows of the batch are named.
+
+        Raises:
+            InputError: The loss or the gradient norm is NaN or infinite.
+        """
+        # Infinite gradients are expected with fp16: its scaler skips such a step by itself.
+        if math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None):
+            return
+        raise InputError(
+            f"step {step} has loss {loss} and gradient norm {norm}; rows of this process: "
+            f"{', '.join(map(str, list(rows)[:16]))}{' ...' if len(rows) > 16 else ''}; lower "
+            f"--learning_rate or look at these rows; earlier checkpoints are in {self.checkpoints}"
+        )
+
+    def _rewind(self, step: int) -> None:
         """Drop the rows logged after a step: a resumed run will log them again."""
         if self.accelerator.is_main_process and self._metrics.exists():
             whole = [line for line in self._metrics.read_text().splitlines() if line.endswith("}")]
@@ -100,19 +167,19 @@ class Run:
         if self._tracker != "none":
             self.accelerator.end_training()
 
-    def _start_tracker(self, tracker: str, settings: Any) -> None:
-        """Start a tracker of Accelerate; without its package it would silently log nothing."""
-        try:
-            metadata.version(tracker)
-        except metadata.PackageNotFoundError:
-            raise InputError(
-                f"--tracker {tracker} needs the package {tracker}: pip install 'fm-med[{tracker}]'"
-            ) from None
-        flat = {
-            name: value if isinstance(value, int | float | str | bool) else str(value)
-            for name, value in dataclasses.asdict(settings).items()
-        }
-        self.accelerator.init_trackers("fm_med", config=flat)
+
+def refuse_missing_tracker(tracker: str) -> None:
+    """Refuse a tracker whose package is missing: Accelerate would silently log nothing.
+
+    Raises:
+        InputError: The package is not installed.
+    """
+    try:
+        metadata.version(tracker)
+    except metadata.PackageNotFoundError:
+        raise InputError(
+            f"--tracker {tracker} needs the package {tracker}: pip install 'fm-med[{tracker}]'"
+        ) from None
 
 
 def refuse_non_empty(folder: Path) -> None:
@@ -160,6 +227,16 @@ def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in packages},
     }
+
+
+def _inner(optimizer: Any) -> Optimizer:
+    """Return the optimiser inside Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _json_value(value: Any) -> Any:
+    """Return None for NaN and infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Meter:

@@ -140,17 +140,10 @@ def describe(settings: Check) -> None:
 
 
 def describe_folder(folder: str) -> None:
-    """Print one line per split and the card's main facts."""
-    from fm_med.cohort import open_cohort
+    """Print rows and persons per split, what was skipped, and warnings."""
+    from fm_med.cohort import describe_cohort
 
-    cohort = open_cohort(Path(folder))
-    card = cohort.card
-    print(f"{cohort.path}: {card.name}, {card.modality} in {card.units}, {card.sampling_rate:g} Hz")
-    for split, table in cohort.splits.items():
-        subjects = len(set(table["subject_id"].to_pylist()))
-        print(f"  {split:<11} {table.num_rows:>8} recordings of {subjects} subjects")
-    for name, labels in card.label_sets.items():
-        print(f"  labels {name}: {', '.join(labels)}")
+    print(describe_cohort(folder))
 
 
 COHORT_COMMANDS = {

@@ -1,0 +1,153 @@
+"""ECG-report pairs of one split: which recordings have a text, and the text's embedding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fm_med.cohort import Cohort
+from fm_med.ecg.processor import EcgProcessor
+from fm_med.ecg.storage import SIGNAL_SCHEMA, decode
+from fm_med.errors import InputError
+from fm_med.text.embedded import embedded_text_model
+from fm_med.text.normalise import normalise, text_hash
+from fm_med.text.statements import embed_statements, statements
+from fm_med.text.store import ReportStore
+
+# "report": the text as written; "statements": sentences of the SCP codes, weighted by likelihood.
+TextSource = Literal["report", "statements"]
+SOURCE_COLUMN = {"report": "report", "statements": "scp_codes"}
+SIGNAL_COLUMNS = [field.name for field in SIGNAL_SCHEMA if field.name != "signal_hash"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The recordings of one split that have a text, with the text's embedding.
+
+    Attributes:
+        cohort: The cohort.
+        split: Name of the split.
+        rows: (pairs,) rows of the split.
+        report: (pairs,) the texts, for people to read.
+        report_embedding: (pairs, text_dim) float32.
+        report_id: (pairs,) int64, equal for equal texts.
+        subject_id: (pairs,) persons.
+        person: (pairs,) int64, equal for recordings of one person.
+    """
+
+    cohort: Cohort
+    split: str
+    rows: np.ndarray
+    report: list[str]
+    report_embedding: np.ndarray
+    report_id: np.ndarray
+    subject_id: np.ndarray
+    person: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.rows)
+
+    def inputs(
+        self, pairs: np.ndarray, processor: EcgProcessor, device: torch.device
+    ) -> dict[str, Tensor]:
+        """Read recordings and process them on the device.
+
+        Args:
+            pairs: (batch,) indices of pairs.
+            processor: Prepares the stored signals.
+            device: Where the encoder is.
+
+        Returns:
+            The encoder's inputs: `signal` (batch, leads, samples) in mV and `lead_mask`.
+        """
+        table = self.cohort.rows(self.split, self.rows[pairs], SIGNAL_COLUMNS)
+        return processor.from_stored(decode(table), device)
+
+    def texts(self, pairs: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+        """Return `report_embedding`, `report_id` and `subject_id` of some pairs on the device."""
+        values = (self.report_embedding[pairs], self.report_id[pairs], self.person[pairs])
+        names = ("report_embedding", "report_id", "subject_id")
+        return {name: torch.from_numpy(v).to(device) for name, v in zip(names, values)}
+
+    def labels(self, names: Sequence[str]) -> np.ndarray:
+        """Return (pairs, labels) float32 of 0, 1 and NaN where a label is not known."""
+        columns = [np.asarray(self.cohort.column(self.split, name), np.float32) for name in names]
+        return np.stack(columns, axis=1)[self.rows]
+
+
+def read_pairs(cohort: Cohort, split: str, store: ReportStore, source: TextSource) -> Pairs:
+    """Find the recordings of a split that have a text and embed each distinct text once.
+
+    Args:
+        cohort: The cohort.
+        split: Name of the split.
+        store: Keeps the embeddings.
+        source: Which text of a recording is meant.
+
+    Raises:
+        InputError: The cohort has no such column, or no recording of the split has a text.
+    """
+    rows, values = _with_text(cohort, split, source)
+    if source == "report":
+        report = [normalise(text) for text in values]
+        embedding = store.embed(report)
+    else:
+        codes = [[(code["code"], code["likelihood"]) for code in row] for row in values]
+        report = ["; ".join(text for text, _ in statements(row)) for row in codes]
+        embedding = embed_statements(store, codes)
+    subject_id = np.asarray(cohort.column(split, "subject_id"))[rows]
+    return Pairs(
+        cohort=cohort,
+        split=split,
+        rows=rows,
+        report=report,
+        report_embedding=embedding,
+        report_id=np.array([text_hash(text) for text in report], np.int64),
+        subject_id=subject_id,
+        person=np.unique(subject_id, return_inverse=True)[1].astype(np.int64),
+    )
+
+
+def texts_of(cohort: Cohort, split: str, source: TextSource) -> list[str]:
+    """Return every text of a split, one per recording or, for statements, one per code.
+
+    Raises:
+        InputError: As `read_pairs`.
+    """
+    _, values = _with_text(cohort, split, source)
+    if source == "report":
+        return list(values)
+    codes = [[(code["code"], code["likelihood"]) for code in row] for row in values]
+    return [text for row in codes for text, _ in statements(row)]
+
+
+def text_model_for(name: str, cohort: Cohort, source: TextSource) -> str:
+    """Return a text model's name or folder; "embedded" is trained on the cohort's own texts."""
+    if name != "embedded":
+        return name
+    return str(embedded_text_model(texts_of(cohort, "train", source)))
+
+
+def shuffled_reports(pairs: Pairs, seed: int) -> Pairs:
+    """Give every recording the report of another one: the control that must learn nothing."""
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    return replace(
+        pairs,
+        report=[pairs.report[pair] for pair in order],
+        report_embedding=pairs.report_embedding[order],
+        report_id=pairs.report_id[order],
+    )
+
+
+def _with_text(cohort: Cohort, split: str, source: TextSource) -> tuple[np.ndarray, list[Any]]:
+    """Return the rows that have a text, and what is in their column."""
+    column = SOURCE_COLUMN[source]
+    values = cohort.column(split, column)
+    rows = [row for row, v in enumerate(values) if v and (source != "report" or normalise(v))]
+    if not rows:
+        raise InputError(f"{cohort.path}: no recording of the split {split!r} has a {column}")
+    return np.array(rows), [values[row] for row in rows]

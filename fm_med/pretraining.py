@@ -1,0 +1,200 @@
+"""ECG-report pretraining: batches, loss, and what is measured after each epoch."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from fm_med.alignment import AlignmentHeads, TwoTowers
+from fm_med.checkpoint import save_best
+from fm_med.ecg.augment import EcgAugmentation, augment
+from fm_med.ecg.processor import EcgProcessor
+from fm_med.metrics import (
+    collapse_warning,
+    effective_rank,
+    mean_pairwise_cosine,
+    retrieval_rank,
+)
+from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
+from fm_med.pairs import Pairs
+from fm_med.run import Run
+from fm_med.sampling import in_order
+
+Objective = Literal["infonce", "siglip", "cosine"]
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Pretraining:
+    """The parts of a pretraining run that the loop puts together.
+
+    Attributes:
+        towers: Encoder, projections, temperature and perhaps a decoder.
+        processor: Prepares stored recordings.
+        objective: The alignment loss.
+        augmentation: Strengths, or None.
+        reconstruction_weight: Weight of rebuilding the recording before its augmentation.
+        seed: Of the augmentation.
+    """
+
+    towers: TwoTowers
+    processor: EcgProcessor
+    objective: Objective
+    augmentation: EcgAugmentation | None
+    reconstruction_weight: float
+    seed: int
+
+    def batch(
+        self, pairs: Pairs, rows: np.ndarray, *, epoch: int, device: torch.device
+    ) -> tuple[Tensors, Tensors]:
+        """Read, process and augment this process's rows of a batch.
+
+        Returns:
+            What the towers see, and what only the loss sees: ids, and with a decoder the recording
+            before augmentation, `clean` (batch, leads, samples) and its `clean_mask`.
+        """
+        inputs = pairs.inputs(rows, self.processor, device)
+        texts = pairs.texts(rows, device)
+        targets = {name: texts[name] for name in ("report_id", "subject_id")}
+        if self.towers.decoder is not None:
+            targets |= {"clean": inputs["signal"], "clean_mask": inputs["lead_mask"]}
+        if self.augmentation is not None:
+            ids = torch.from_numpy(rows).to(device)
+            inputs = augment(
+                inputs, settings=self.augmentation, seed=self.seed, epoch=epoch, rows=ids
+            )
+        return {**inputs, "report_embedding": texts["report_embedding"]}, targets
+
+    def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """Return the alignment loss of the whole batch."""
+        signal, text = outputs["signal_embedding"], outputs["text_embedding"]
+        ids = {name: targets[name] for name in ("report_id", "subject_id")}
+        # The temperature came with each row; one of the equal values is enough.
+        scale = outputs["logit_scale"][0]
+        match self.objective:
+            case "infonce":
+                return contrastive_loss(signal, text, logit_scale=scale, **ids)
+            case "siglip":
+                bias = outputs["logit_bias"][0]
+                return siglip_loss(signal, text, logit_scale=scale, logit_bias=bias, **ids)
+            case "cosine":
+                return cosine_loss(signal, text) + 0.0 * scale
+
+    def row_loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        """Return (rows,) weighted mean squared errors of the rebuilt leads, in mV squared."""
+        if self.towers.decoder is None:
+            return 0.0 * outputs["logit_scale"]
+        error = (outputs["reconstruction"].float() - targets["clean"]).square().mean(-1)
+        mask = targets["clean_mask"]
+        return self.reconstruction_weight * (error * mask).sum(1) / mask.sum(1)
+
+    def evaluate(
+        self, run: Run, pairs: Pairs, *, step: int, epoch: int, best: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Score the validation split, log the scores and keep the weights if they are the best.
+
+        Returns:
+            `best`, updated when the validation loss is lower than ever before.
+        """
+        features = encode_split(pairs, self.processor, self.towers.encoder, run.accelerator)
+        scores, warning = epoch_scores(self.towers.heads, features, pairs)
+        self.towers.train()
+        run.log(step, epoch=epoch, **scores)
+        run.say(
+            f"epoch {epoch + 1}: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        )
+        if warning:
+            run.say(f"warning: {warning}")
+        if scores["validation_loss"] >= best["validation_loss"]:
+            return best
+        if run.accelerator.is_main_process:
+            save_best(run.checkpoints, step=step, module=self.towers)
+        return {"step": step, "validation_loss": scores["validation_loss"]}
+
+
+@torch.inference_mode()
+def encode_split(
+    pairs: Pairs,
+    processor: EcgProcessor,
+    encoder: torch.nn.Module,
+    accelerator: Accelerator,
+    *,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Return the pooled features of every pair exactly once, over all processes.
+
+    Returns:
+        (pairs, pooled_size) float32, in the order of the pairs, on every process.
+    """
+    encoder.eval()
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    parts = []
+    for batch in in_order(len(pairs), batch_size, rank=rank, world_size=world_size):
+        inputs = pairs.inputs(batch, processor, accelerator.device)
+        with accelerator.autocast():
+            parts.append(encoder(**inputs).pooler_output.float().cpu().numpy())
+    joined = gather_object([np.concatenate(parts)] if parts else [])
+    features = np.concatenate(joined)
+    if len(features) != len(pairs):
+        raise RuntimeError(f"{len(features)} rows were encoded, {len(pairs)} expected")
+    return features
+
+
+@torch.inference_mode()
+def project(
+    heads: AlignmentHeads, features: np.ndarray, report_embedding: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map features and report embeddings into the shared space.
+
+    Returns:
+        Two (pairs, embedding_dim) float32 arrays of unit length.
+    """
+    device = heads.text_mean.device
+    heads.eval()
+    signal = heads.project_signal(torch.from_numpy(features).to(device))
+    text = heads.project_text(torch.from_numpy(report_embedding).to(device))
+    return signal.cpu().numpy(), text.cpu().numpy()
+
+
+def epoch_scores(
+    heads: AlignmentHeads, features: np.ndarray, pairs: Pairs
+) -> tuple[dict[str, float], str | None]:
+    """Score a split as a whole: loss over all its pairs, retrieval, and whether it collapsed.
+
+    Args:
+        heads: Projections of the two towers.
+        features: (pairs, pooled_size) from `encode_split`.
+        pairs: The split.
+
+    Returns:
+        Numbers for the log, and a warning when the embeddings have collapsed.
+    """
+    signal, text = project(heads, features, pairs.report_embedding)
+    with torch.inference_mode():
+        scale = heads.temperature()["logit_scale"].cpu()
+        loss = contrastive_loss(
+            torch.from_numpy(signal),
+            torch.from_numpy(text),
+            logit_scale=scale,
+            report_id=torch.from_numpy(pairs.report_id),
+            subject_id=torch.from_numpy(pairs.person),
+        )
+    distinct, first = np.unique(pairs.report_id, return_index=True)
+    forward = retrieval_rank(signal, text[first], pairs.report_id, distinct)
+    reverse = retrieval_rank(text[first], signal, distinct, pairs.report_id)
+    cosine, rank = float(mean_pairwise_cosine(signal)), float(effective_rank(signal))
+    scores = {
+        "validation_loss": float(loss),
+        "recall_at_1": float((forward < 1).mean()),
+        "recall_at_10": float((forward < 10).mean()),
+        "signal_from_report_recall_at_1": float((reverse < 1).mean()),
+        "signal_from_report_recall_at_10": float((reverse < 10).mean()),
+        "mean_pairwise_cosine": cosine,
+        "effective_rank": rank,
+    }
+    return scores, collapse_warning(cosine, rank)

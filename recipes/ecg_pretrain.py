@@ -1,0 +1,221 @@
+"""Pretrain an ECG encoder on ECG-report pairs against a frozen Hugging Face text model.
+
+    accelerate launch recipes/ecg_pretrain.py
+    accelerate launch recipes/ecg_pretrain.py --cohort cohorts/ptbxl \
+        --text_encoder emilyalsentzer/Bio_ClinicalBERT --output runs/ptbxl
+
+Without --cohort it runs on a simulated cohort with known truth, made on first use and kept.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fm_med.settings import launch, setting
+
+if TYPE_CHECKING:
+    from fm_med.pairs import Pairs
+    from fm_med.pretraining import Pretraining
+    from fm_med.run import Run
+
+
+@dataclass
+class Config:
+    """Settings; any of them can be a flag or a key of --config."""
+
+    # Data
+    cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
+    subjects: int = setting(2500, "persons in the simulated cohort")
+    text_encoder: str = setting("embedded", "Hub id or folder; 'embedded' trains a small BERT")
+    text_source: Literal["report", "statements"] = setting("report", "reports or SCP statements")
+    text_pooling: Literal["mean", "last", "cls"] = setting("mean", "from tokens to one vector")
+    text_prompt: str = setting("", "written before each report (for instruction-tuned models)")
+    text_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision")
+    text_device_map: str | None = setting(None, "spread a large text model: auto, balanced, ...")
+    text_revision: str | None = setting(None, "commit, tag or branch of the text model")
+    sampling_rate: float = setting(100.0, "Hz that the encoder sees")
+    seconds: float = setting(10.0, "length that the encoder sees")
+    shuffle_reports: bool = setting(False, "control: give each recording another one's report")
+    # Model
+    encoder: str = setting("dual_attention", "name to start from scratch, or a folder or Hub id")
+    embedding_dim: int = setting(128, "width of the shared space")
+    objective: Literal["infonce", "siglip", "cosine"] = setting("infonce", "alignment loss")
+    temperature: float = setting(0.07, "initial temperature of the similarities")
+    reconstruction_weight: float = setting(0.0, "weight of rebuilding masked leads; 0 for none")
+    # Loop
+    num_epochs: int = setting(12, "passes over the training split")
+    per_device_batch_size: int = setting(128, "pairs per process and optimiser step")
+    micro_batch_size: int | None = setting(None, "pairs in memory at once; the result is the same")
+    learning_rate: float = setting(1e-3, "peak, after warm-up; then half a cosine to zero")
+    weight_decay: float = setting(0.05, "of weight matrices")
+    warmup_share: float = setting(0.1, "share of the steps")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    augment: bool = setting(True, "drop leads, shift, scale, add noise and wander")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
+    seed: int = setting(0, "of weights, order, augmentation")
+    checkpoint_every: int = setting(100, "steps")
+    keep_checkpoints: int = setting(2, "number")
+    # Output
+    labels: str | None = setting(None, "label set of the final evaluation; default: the first")
+    prompts: str | None = setting(None, "zero-shot prompts: JSON file; default: by label set")
+    probe_labels: int = setting(150, "labelled persons of the linear probe")
+    output: str = setting("runs/ecg_pretrain", "folder of the run")
+    resume: bool = setting(False, "continue the run in --output")
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "beside JSONL")
+
+
+def main(config: Config) -> None:
+    """Data, model, loop, report."""
+    import copy
+
+    import torch
+
+    from fm_med import distributed, hub
+    from fm_med import pretraining_report as report
+    from fm_med.alignment import build_towers
+    from fm_med.cache import cache_folder
+    from fm_med.cohort import open_cohort
+    from fm_med.ecg.augment import EcgAugmentation
+    from fm_med.ecg.decoder import ReconstructionDecoder
+    from fm_med.pairs import read_pairs, shuffled_reports, text_model_for
+    from fm_med.pretraining import Pretraining
+    from fm_med.run import Run
+    from fm_med.sources.embedded import embedded_cohort
+    from fm_med.text.encoder import FrozenTextEncoder
+    from fm_med.text.store import ReportStore
+
+    # ------------------------------------------------------------------------------- Data
+    accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
+    run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
+    with accelerator.main_process_first():  # what is made once and kept is made by one process
+        embedded = config.cohort == "simulated"
+        cohort = open_cohort(embedded_cohort(config.subjects) if embedded else config.cohort)
+        text = FrozenTextEncoder(
+            text_model_for(config.text_encoder, cohort, config.text_source),
+            pooling=config.text_pooling,
+            prompt=config.text_prompt,
+            dtype=config.text_dtype,
+            device_map=config.text_device_map,
+            revision=config.text_revision,
+        )
+        store = ReportStore(cache_folder() / "reports", text)
+        train, validation, test = (
+            read_pairs(cohort, split, store, config.text_source)
+            for split in ("train", "validation", "test")
+        )
+    if config.shuffle_reports:
+        train = shuffled_reports(train, config.seed)
+    labels = report.choose_labels(
+        cohort.card.label_sets,
+        label_set=config.labels,
+        prompts=config.prompts,
+        source=config.text_source,
+        budget=config.probe_labels,
+    )
+
+    # ------------------------------------------------------------------------------ Model
+    torch.manual_seed(config.seed)
+    encoder, processor = hub.start_encoder(
+        config.encoder, sampling_rate=config.sampling_rate, seconds=config.seconds
+    )
+    decoder = None
+    if config.reconstruction_weight > 0:
+        decoder = ReconstructionDecoder(encoder.config.time_width, samples=processor.samples)
+    towers = build_towers(
+        encoder,
+        torch.from_numpy(train.report_embedding.mean(0)),
+        text={**text.card, "source": config.text_source},
+        embedding_dim=config.embedding_dim,
+        temperature=config.temperature,
+        sigmoid=config.objective == "siglip",
+        decoder=decoder,
+    )
+    augmentation = EcgAugmentation(sampling_rate=processor.sampling_rate)
+    task = Pretraining(
+        towers=towers,
+        processor=processor,
+        objective=config.objective,
+        augmentation=augmentation if config.augment else None,
+        reconstruction_weight=config.reconstruction_weight,
+        seed=config.seed,
+    )
+
+    # ------------------------------------------------------------------------------- Loop
+    run.start()
+    untrained = copy.deepcopy(encoder)
+    fit(config, run, task, train, validation)
+
+    # ----------------------------------------------------------------------------- Report
+    encoded_train, encoded_test = (
+        report.encode_both(pairs, task, untrained, accelerator) for pairs in (train, test)
+    )
+    if accelerator.is_main_process:
+        metrics = report.final_metrics(towers.heads, store, encoded_train, encoded_test, labels)
+        report.report_run(run.report_folder, run.history(), metrics, encoded_test, task, labels)
+        hub.save(run.model_folder, encoder=encoder, processor=processor, alignment=towers.heads)
+        run.say(report.summary(metrics))
+    run.finish()
+
+
+def fit(
+    config: Config, run: "Run", task: "Pretraining", train: "Pairs", validation: "Pairs"
+) -> None:
+    """The training loop; leaves the best weights in `task.towers`."""
+    import torch
+
+    from fm_med import checkpoint
+    from fm_med.coupled import coupled_backward
+    from fm_med.optim import clip_gradients, cosine_factor, parameter_groups, set_learning_rate
+    from fm_med.run import Meter
+    from fm_med.sampling import EpochSampler, share
+
+    accelerator = run.accelerator
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    batch_size = config.per_device_batch_size * processes
+    sampler = EpochSampler(len(train), batch_size, config.seed)
+    total_steps = config.num_epochs * sampler.steps_per_epoch
+    groups = parameter_groups(
+        {"towers": task.towers},
+        learning_rates={"towers": config.learning_rate},
+        weight_decay=config.weight_decay,
+    )
+    model, optimizer = accelerator.prepare(task.towers, torch.optim.AdamW(groups))
+    run.say(
+        f"{len(train)} pairs, {sampler.batch_size} per step on {processes} process(es), "
+        f"{total_steps} steps, precision {accelerator.mixed_precision}, {accelerator.device}"
+    )
+    step, best = 0, {"step": 0, "validation_loss": float("inf")}
+    if config.resume:
+        step, best = run.resume(model, optimizer, best)
+    with Meter(accelerator, total=total_steps, done=step) as meter:
+        while step < total_steps:
+            set_learning_rate(optimizer, cosine_factor(step, total_steps, config.warmup_share))
+            epoch, rows = sampler.batch(step)
+            rows = share(rows, rank=rank, world_size=processes)
+            inputs, targets = task.batch(train, rows, epoch=epoch, device=accelerator.device)
+            meter.data_ready()
+            loss = coupled_backward(
+                accelerator,
+                model,
+                inputs,
+                targets,
+                loss=task.loss,
+                row_loss=task.row_loss,
+                micro_batch_size=config.micro_batch_size,
+            )
+            norm = clip_gradients(accelerator, model, config.max_grad_norm)
+            run.refuse_non_finite(loss, norm, step=step, rows=rows)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            meter.step(samples=batch_size, loss=loss)
+            run.log(step, epoch=epoch, loss=loss, grad_norm=norm, **meter.rates())
+            if step % sampler.steps_per_epoch == 0:
+                best = task.evaluate(run, validation, step=step, epoch=epoch, best=best)
+            if step % config.checkpoint_every == 0 or step == total_steps:
+                run.save(step, model, optimizer, best, keep=config.keep_checkpoints)
+    if best["step"]:
+        checkpoint.load_best(run.checkpoints, step=best["step"], module=task.towers)
+
+
+if __name__ == "__main__":
+    launch(Config, main)
