@@ -71,7 +71,7 @@ def train_text_model(
         hidden_size: Width of the network and of the embeddings.
         layers: Transformer layers.
         heads: Attention heads.
-        num_epochs: Passes over the reports; 0 keeps the network as it was drawn, which is often better.
+        num_epochs: Passes over the reports; 0 keeps the network as it was drawn, often the better.
         seed: Of the weights, the batches and the masks.
         max_steps: Stop after so many optimiser steps.
         progress: Show a bar on a terminal.
