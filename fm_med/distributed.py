@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from torch import distributed as dist
 
@@ -28,7 +29,7 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
         InputError: The launcher started more processes than the group has.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    on_cpu = not _has_accelerator() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if mixed_precision == "auto":
         mixed_precision = "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
     made = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, **options)
@@ -40,17 +41,27 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
     return made
 
 
-def _has_accelerator() -> bool:
-    return torch.accelerator.is_available()
-
-
 def native_bf16(device: str) -> bool:
     """Tell whether a device computes in bfloat16 itself rather than by conversion."""
     if device != "cpu":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     # Absent before torch 2.11: full precision then, which is right and slower.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def gather_sizes(rows: int, device: torch.device) -> list[int]:
+    """Return how many rows each process holds, in the order of their ranks."""
+    if not _several():
+        return [rows]
+    own = torch.tensor([rows], device=device)
+    sizes = [torch.zeros_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own)
+    return torch.cat(sizes).tolist()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_batch(tensor: Tensor) -> Tensor:
@@ -69,7 +80,7 @@ def gather_batch(tensor: Tensor) -> Tensor:
     Returns:
         (rows of all processes, ...); the tensor itself when there is one process.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _several():
         return tensor
     if tensor.requires_grad:
         return _Gather.apply(tensor)
@@ -78,14 +89,11 @@ def gather_batch(tensor: Tensor) -> Tensor:
 
 def _gather(tensor: Tensor) -> tuple[Tensor, list[int]]:
     """Gather rows without gradient; processes with fewer rows are padded on the way."""
-    world_size = dist.get_world_size()
-    sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size)]
-    dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
-    rows = [int(size) for size in sizes]
+    rows = gather_sizes(len(tensor), tensor.device)
     padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
     padded[: len(tensor)] = tensor.detach()
-    parts = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.all_gather(parts, padded.contiguous())
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, rows)]), rows
 
 
