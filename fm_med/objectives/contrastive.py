@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from fm_med.objectives.positives import blocks, default_chunk, positive_counts, positive_pairs
+from fm_med.objectives.positives import Positives, blocks, default_chunk
 
 
 def contrastive_loss(
@@ -15,6 +16,8 @@ def contrastive_loss(
     logit_scale: Tensor,
     report_id: Tensor | None = None,
     subject_id: Tensor | None = None,
+    soft_targets: float = 0.0,
+    text_features: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     r"""Mean of both directions' cross-entropies, with all positives of a row as its target.
@@ -33,7 +36,11 @@ def contrastive_loss(
         logit_scale: Scalar, 1 / temperature.
         report_id: (batch,) int64, equal for identical reports.
         subject_id: (batch,) int64, equal for one person.
-        chunk_size: Rows per block; chosen so that a block takes 64 MB when None.
+        soft_targets: Share a of the target that goes to similar reports: (1 - a) times the above
+            plus a times the softmax of the reports' similarities at the same scale.
+        text_features: (batch, any) L2-normalised, for those similarities, such as the frozen text
+            model's vectors; the text embedding when None. No gradient flows through the target.
+        chunk_size: Rows per block; chosen so that a block takes 16 MB when None.
 
     Returns:
         Scalar; log(batch) when the embeddings tell nothing.
@@ -42,9 +49,65 @@ def contrastive_loss(
         Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
         ICML 2021; for several positives Khosla et al., "Supervised Contrastive Learning", 2020.
     """
-    ids = [values for values in (report_id, subject_id) if values is not None]
+    ids = tuple(values for values in (report_id, subject_id) if values is not None)
+    positives = Positives(len(signal_embedding), ids, signal_embedding.device)
+    features = None
+    if soft_targets:
+        features = (text_embedding if text_features is None else text_features).detach()
+    target = _Target(positives, float(soft_targets), features, logit_scale.detach())
     chunk = chunk_size or default_chunk(len(signal_embedding))
-    return _InfoNCE.apply(signal_embedding, text_embedding, logit_scale, ids, chunk)
+    return _InfoNCE.apply(signal_embedding, text_embedding, logit_scale, target, chunk)
+
+
+class _Target:
+    """What both directions aim at: T[i, j] + T[j, i] for a block of rows i."""
+
+    def __init__(
+        self, positives: Positives, soft: float, features: Tensor | None, scale: Tensor
+    ) -> None:
+        self.positives = positives
+        self.soft = soft
+        self.features = features
+        self.scale = scale
+        self.share = torch.empty(0)
+        self.normaliser = torch.empty(0)
+
+    def prepare(self, chunk: int, dtype: torch.dtype) -> None:
+        """Count positives and take the soft targets' normalisers, both once per batch."""
+        self.share = (1 - self.soft) / self.positives.counts(chunk).to(dtype)
+        if self.features is not None:
+            everything = blocks(self.positives.total, chunk)
+            parts = [self.soft_logits(rows, dtype).logsumexp(1) for rows in everything]
+            self.normaliser = torch.cat(parts)
+
+    def soft_logits(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Return (rows, batch) scaled similarities of texts with texts."""
+        assert self.features is not None
+        return (self.features[rows] @ self.features.T).to(dtype) * self.scale
+
+    def subtract(self, slope: Tensor, rows: slice) -> Tensor:
+        """Take the target away from a block in place."""
+        first, second = self.positives.pairs(rows)
+        own = self.share[rows]
+        # Without equal indices, so the order of the additions does not matter.
+        slope[first, second] -= own[first] + self.share[second]
+        if self.features is not None:
+            logits = self.soft_logits(rows, slope.dtype)
+            slope.sub_((logits - self.normaliser).exp_(), alpha=self.soft)
+            slope.sub_(logits.sub_(self.normaliser[rows, None]).exp_(), alpha=self.soft)
+        return slope
+
+    def matched(self, logits: Tensor, rows: slice) -> Tensor:
+        """Return the sum of a block's logits, weighted by the target."""
+        first, second = self.positives.pairs(rows)
+        own = self.share[rows]
+        value = (logits[first, second] * (own[first] + self.share[second])).sum()
+        if self.features is not None:
+            soft = self.soft_logits(rows, logits.dtype)
+            value += self.soft * ((soft - self.normaliser).exp_() * logits).sum()
+            soft = soft.sub_(self.normaliser[rows, None]).exp_()
+            value += self.soft * (soft * logits).sum()
+        return value
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -52,47 +115,44 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, signal: Tensor, text: Tensor, scale: Tensor, ids: list[Tensor], chunk: int
+        ctx: Any, signal: Tensor, text: Tensor, scale: Tensor, target: _Target, chunk: int
     ) -> Tensor:
         total = len(signal)
         wide = torch.promote_types(signal.dtype, torch.float32)
+        target.prepare(chunk, wide)
         across = torch.empty(total, dtype=wide, device=signal.device)
         down = torch.full_like(across, -torch.inf)
         matched = torch.zeros((), dtype=wide, device=signal.device)
-        share = 1 / positive_counts(ids, total, chunk, signal.device).to(wide)
         for rows in blocks(total, chunk):
-            logits = (signal[rows] @ text.T).to(wide) * scale
+            logits = (signal[rows] @ text.T).to(wide).mul_(scale)
+            matched += target.matched(logits, rows)
             across[rows] = logits.logsumexp(1)
             down = torch.logaddexp(down, logits.logsumexp(0))
-            # Being positive is mutual, so a column has the positives of the row of its number.
-            target = positive_pairs(rows, ids, total, signal.device) * (share[rows, None] + share)
-            matched += (logits * target).sum()
-        ctx.save_for_backward(signal, text, scale, across, down, share, *ids)
-        ctx.chunk = chunk
+        ctx.save_for_backward(signal, text, scale, across, down)
+        ctx.target, ctx.chunk = target, chunk
         return (across.sum() + down.sum() - matched) / (2 * total)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        signal, text, scale, across, down, share, *ids = ctx.saved_tensors
-        total = len(signal)
+        signal, text, scale, across, down = ctx.saved_tensors
         to_signal = torch.empty_like(signal, dtype=across.dtype)
         to_text = torch.zeros_like(to_signal)
-        to_scale = torch.zeros_like(across[0])
-        for rows in blocks(total, ctx.chunk):
-            similarity = (signal[rows] @ text.T).to(across.dtype)
-            logits = similarity * scale
-            slope = (logits - across[rows, None]).exp_() + (logits - down).exp_()
-            mask = positive_pairs(rows, ids, total, signal.device)
-            slope -= mask * (share[rows, None] + share)
-            to_scale += (slope * similarity).sum()
-            slope = slope.to(signal.dtype)
+        for rows in blocks(len(signal), ctx.chunk):
+            logits = (signal[rows] @ text.T).to(across.dtype).mul_(scale)
+            slope = (logits - across[rows, None]).exp_()
+            slope += logits.sub_(down).exp_()
+            slope = ctx.target.subtract(slope, rows).to(signal.dtype)
             to_signal[rows] = (slope @ text).to(across.dtype)
             to_text += (slope.T @ signal[rows]).to(across.dtype)
-        factor = gradients[0] / (2 * total)
+        factor = gradients[0] / (2 * len(signal))
+        # The loss depends on scale times signal, so the scale's slope follows from the signal's.
+        to_scale = (to_signal * signal).sum() * factor
+        to_signal, to_text = (g.mul_(factor * scale) for g in (to_signal, to_text))
         return (
-            (to_signal * (factor * scale)).to(signal.dtype),
-            (to_text * (factor * scale)).to(text.dtype),
-            (to_scale * factor).to(scale.dtype),
+            to_signal.to(signal.dtype),
+            to_text.to(text.dtype),
+            to_scale.to(scale.dtype),
             None,
             None,
         )

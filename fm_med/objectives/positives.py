@@ -1,46 +1,57 @@
-"""Which pairs of a batch belong together."""
+"""Which recordings and texts of a batch belong together, block by block."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+# A block holds at most this many similarities: 16 MB in float32, which fits a CPU's outer cache.
+BLOCK_ELEMENTS = 2**22
 
-def positive_pairs(rows: slice, ids: list[Tensor], total: int, device: torch.device) -> Tensor:
-    """Tell which (recording, text) pairs of some rows are positives.
+
+@dataclass(frozen=True)
+class Positives:
+    """The positive pairs of a batch.
 
     A pair is positive when it is the pair itself or when any of the ids is equal: identical reports
-    ("normal ECG") and recordings of one person are no negatives.
+    ("normal ECG") and recordings of one person are no negatives. The relation is mutual.
 
-    Args:
-        rows: The recordings.
-        ids: (batch,) int64 each; report ids, subject ids.
+    Attributes:
         total: Rows of the batch.
-        device: Where to build the mask.
-
-    Returns:
-        (rows, batch) bool.
+        ids: (batch,) int64 each; report ids, subject ids.
+        device: Where masks are built.
     """
-    own = torch.arange(total, device=device)
-    positive = own[rows, None] == own
-    for values in ids:
-        positive = positive | (values[rows, None] == values)
-    return positive
+
+    total: int
+    ids: tuple[Tensor, ...]
+    device: torch.device
+
+    def mask(self, rows: slice) -> Tensor:
+        """Return (rows, batch) bool, True for positives."""
+        own = torch.arange(self.total, device=self.device)
+        positive = own[rows, None] == own
+        for values in self.ids:
+            positive |= values[rows, None] == values
+        return positive
+
+    def counts(self, chunk_size: int) -> Tensor:
+        """Return (batch,) how many positives each row has; at least one, itself."""
+        if not self.ids:
+            return torch.ones(self.total, dtype=torch.int64, device=self.device)
+        return torch.cat([self.mask(rows).sum(1) for rows in blocks(self.total, chunk_size)])
+
+    def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the positions of positives as (row within the block, column), few of many."""
+        if not self.ids:
+            own = torch.arange(self.total, device=self.device)[rows]
+            return own - own[0], own
+        first, second = self.mask(rows).nonzero(as_tuple=True)
+        return first, second
 
 
-def positive_counts(ids: list[Tensor], total: int, chunk_size: int, device: torch.device) -> Tensor:
-    """Return (batch,) how many positives each row has; at least one, itself."""
-    return torch.cat(
-        [positive_pairs(rows, ids, total, device).sum(1) for rows in blocks(total, chunk_size)]
-    )
-
-
-def blocks(total: int, chunk_size: int | None) -> list[slice]:
-    """Cut `total` rows into consecutive blocks of `chunk_size` (one block when None)."""
-    size = total if chunk_size is None else chunk_size
-    return [slice(first, min(first + size, total)) for first in range(0, total, size)]
-
-
-# Blocks hold at most this many similarities: 64 MB in float32.
-BLOCK_ELEMENTS = 2**24
+def blocks(total: int, chunk_size: int) -> list[slice]:
+    """Cut `total` rows into consecutive blocks of `chunk_size`."""
+    return [slice(first, min(first + chunk_size, total)) for first in range(0, total, chunk_size)]
 
 
 def default_chunk(total: int) -> int:

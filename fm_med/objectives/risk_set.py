@@ -81,8 +81,9 @@ class RiskSetPlan:
         """
         _check(time, event, ties, weight, entry)
         event = event.bool()
-        stratum = torch.zeros_like(event, dtype=torch.int64) if strata is None else strata
-        stratum = stratum.unique(return_inverse=True)[1]
+        stratum = torch.zeros_like(event, dtype=torch.int64)
+        if strata is not None:
+            stratum = strata.unique(return_inverse=True)[1]
         weight = None if weight is None else weight.double()
         # Groups are numbered by stratum, then by falling time: risk sets grow with the number.
         order = _sorted(stratum, time)

@@ -106,3 +106,41 @@ def test_cosine_loss_is_minimal_for_one_constant_vector():
     """The defect that the docstring tells of."""
     constant = functional.normalize(torch.ones(5, 3), dim=-1)
     assert cosine_loss(constant, constant).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@given(
+    total=st.integers(1, 9),
+    seed=st.integers(0, 10**6),
+    chunk_size=st.integers(1, 10),
+    soft=st.floats(0.05, 1.0),
+    own_features=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_soft_targets_equal_the_definition(total, seed, chunk_size, soft, own_features):
+    scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(4, (total,), generator=torch.Generator().manual_seed(seed))
+    features = embeddings(total, 3, seed + 1)[0].detach() if own_features else None
+    results = []
+    for definition in (True, False):
+        signal, text = embeddings(total, 5, seed)
+        if definition:
+            known = (text if features is None else features).detach()
+            mask = (ids[:, None] == ids).double()
+            target = (1 - soft) * mask / mask.sum(1, keepdim=True)
+            target = target + soft * (scale.detach() * known @ known.T).softmax(1)
+            logits = scale * signal @ text.T
+            across = -(target * logits.log_softmax(1)).sum(1).mean()
+            value = (across - (target * logits.T.log_softmax(1)).sum(1).mean()) / 2
+        else:
+            value = contrastive_loss(
+                signal,
+                text,
+                logit_scale=scale,
+                report_id=ids,
+                soft_targets=soft,
+                text_features=features,
+                chunk_size=chunk_size,
+            )
+        results.append([value, *torch.autograd.grad(value, (signal, text, scale))])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
