@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+from transformers.utils import logging
 
 import fm_med.auto  # noqa: F401  (registers the encoders with the Auto classes)
 from fm_med.alignment import AlignmentHeads
@@ -57,9 +58,10 @@ def save(
     encoder: PreTrainedModel,
     processor: EcgProcessor,
     alignment: AlignmentHeads,
+    sample: dict[str, torch.Tensor],
     text_model: Path | None = None,
 ) -> None:
-    """Write encoder, processor and alignment as one folder, whole or not at all.
+    """Write encoder, processor and alignment as one folder, and prove that it loads the same.
 
     Args:
         folder: The new folder; the encoder's files lie at its top, so that
@@ -67,24 +69,28 @@ def save(
         encoder: The trained encoder.
         processor: Saved as `preprocessor_config.json`.
         alignment: Saved in `alignment/`.
-        text_model: Folder of a local text model to be copied to `text_model/`, because nobody
-            else could find it; None for one that is on the Hub.
+        sample: Some inputs of the encoder; the saved one must give the same output, bit for bit.
+        text_model: Folder of a text model made on this machine, copied to `text_model/` because
+            nobody else could find it; None for one from elsewhere.
+
+    Raises:
+        RuntimeError: What was saved does not reproduce the encoder; the folder is not made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()  # a bar for each small file is noise
     with atomic_folder(folder) as temporary:
         encoder.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         alignment.save_pretrained(temporary / "alignment")
         if text_model is not None:
             shutil.copytree(text_model, temporary / "text_model")
+        _check_saved(temporary, encoder, sample)
+        if (folder / "config.json").is_file():  # a resumed run writes its model again
+            shutil.rmtree(folder)
 
 
-def check_saved(folder: Path, encoder: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
-    """Load a saved encoder and compare its output with the encoder in memory, bit for bit.
-
-    Raises:
-        RuntimeError: They differ: what was saved is not what was trained.
-    """
+def _check_saved(folder: Path, encoder: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    """Load a saved encoder and compare its output with the encoder in memory, bit for bit."""
     with torch.inference_mode():
         expected = encoder.eval()(**inputs).pooler_output
         device = str(expected.device)

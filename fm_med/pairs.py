@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fm_med.cache import cache_folder
 from fm_med.cohort import Cohort
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.ecg.storage import SIGNAL_SCHEMA, decode
 from fm_med.errors import InputError
 from fm_med.text.embedded import embedded_text_model
+from fm_med.text.encoder import FrozenTextEncoder, Pooling, Precision
 from fm_med.text.normalise import normalise, text_hash
 from fm_med.text.statements import embed_statements, statements
 from fm_med.text.store import ReportStore
@@ -125,11 +127,43 @@ def texts_of(cohort: Cohort, split: str, source: TextSource) -> list[str]:
     return [text for row in codes for text, _ in statements(row)]
 
 
-def text_model_for(name: str, cohort: Cohort, source: TextSource) -> str:
-    """Return a text model's name or folder; "embedded" is trained on the cohort's own texts."""
-    if name != "embedded":
-        return name
-    return str(embedded_text_model(texts_of(cohort, "train", source)))
+def report_store(
+    cohort: Cohort,
+    text_encoder: str,
+    source: TextSource,
+    *,
+    pooling: Pooling = "mean",
+    prompt: str = "",
+    dtype: Precision = "auto",
+    device_map: str | None = None,
+    revision: str | None = None,
+) -> ReportStore:
+    """Return the store that embeds a cohort's texts with a frozen text model.
+
+    Args:
+        cohort: The cohort.
+        text_encoder: Hub id or folder; "embedded" makes one from the cohort's training texts.
+        source: Which text of a recording is meant.
+        pooling: See `FrozenTextEncoder`, as are the following.
+        prompt: Written before each text.
+        dtype: Precision of the text model.
+        device_map: For a text model larger than one device.
+        revision: On the Hub.
+
+    Raises:
+        InputError: The cohort has no texts, or the text model cannot be had.
+    """
+    if text_encoder == "embedded":
+        text_encoder = str(embedded_text_model(texts_of(cohort, "train", source)))
+    encoder = FrozenTextEncoder(
+        text_encoder,
+        pooling=pooling,
+        prompt=prompt,
+        dtype=dtype,
+        device_map=device_map,
+        revision=revision,
+    )
+    return ReportStore(cache_folder() / "reports", encoder)
 
 
 def shuffled_reports(pairs: Pairs, seed: int) -> Pairs:

@@ -24,6 +24,9 @@ from fm_med.pairs import Pairs
 from fm_med.run import Run
 from fm_med.sampling import in_order
 
+# Embeddings of an untrained encoder all lie close together: collapse is judged after these epochs.
+SETTLED_AFTER = 3
+
 Objective = Literal["infonce", "siglip", "cosine"]
 Tensors = dict[str, Tensor]
 
@@ -69,20 +72,30 @@ class Pretraining:
             )
         return {**inputs, "report_embedding": texts["report_embedding"]}, targets
 
+    def sample(self, pairs: Pairs, device: torch.device, *, rows: int = 4) -> Tensors:
+        """Return the encoder's inputs for the first rows of a split."""
+        return pairs.inputs(np.arange(min(rows, len(pairs))), self.processor, device)
+
     def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return the alignment loss of the whole batch."""
         signal, text = outputs["signal_embedding"], outputs["text_embedding"]
-        ids = {name: targets[name] for name in ("report_id", "subject_id")}
+        report_id, subject_id = targets["report_id"], targets["subject_id"]
         # The temperature came with each row; one of the equal values is enough.
         scale = outputs["logit_scale"][0]
-        match self.objective:
-            case "infonce":
-                return contrastive_loss(signal, text, logit_scale=scale, **ids)
-            case "siglip":
-                bias = outputs["logit_bias"][0]
-                return siglip_loss(signal, text, logit_scale=scale, logit_bias=bias, **ids)
-            case "cosine":
-                return cosine_loss(signal, text) + 0.0 * scale
+        if self.objective == "cosine":
+            return cosine_loss(signal, text) + 0.0 * scale  # DDP wants every parameter to take part
+        if self.objective == "infonce":
+            return contrastive_loss(
+                signal, text, logit_scale=scale, report_id=report_id, subject_id=subject_id
+            )
+        return siglip_loss(
+            signal,
+            text,
+            logit_scale=scale,
+            logit_bias=outputs["logit_bias"][0],
+            report_id=report_id,
+            subject_id=subject_id,
+        )
 
     def row_loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return (rows,) weighted mean squared errors of the rebuilt leads, in mV squared."""
@@ -108,7 +121,7 @@ class Pretraining:
             f"epoch {epoch + 1}: "
             + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         )
-        if warning:
+        if warning and epoch >= SETTLED_AFTER:
             run.say(f"warning: {warning}")
         if scores["validation_loss"] >= best["validation_loss"]:
             return best

@@ -157,10 +157,11 @@ def prompt_directions(
     return zero_shot_directions(embed, prompts)
 
 
-def report_run(
+def write(
     folder: Path,
     history: list[dict[str, Any]],
     metrics: dict[str, Any],
+    *,
     test: EncodedSplit,
     task: Pretraining,
     labels: Labels,

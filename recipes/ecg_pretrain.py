@@ -8,7 +8,7 @@ Without --cohort it runs on a simulated cohort with known truth, made on first u
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fm_med.settings import launch, setting
 
@@ -66,44 +66,19 @@ class Config:
 def main(config: Config) -> None:
     """Data, model, loop, report."""
     import copy
+    from pathlib import Path
 
     import torch
 
-    from fm_med import distributed, hub
+    from fm_med import distributed, hub, pairs
     from fm_med import pretraining_report as report
-    from fm_med.alignment import build_towers
-    from fm_med.cache import cache_folder
-    from fm_med.cohort import open_cohort
-    from fm_med.ecg.augment import EcgAugmentation
-    from fm_med.ecg.decoder import ReconstructionDecoder
-    from fm_med.pairs import read_pairs, shuffled_reports, text_model_for
-    from fm_med.pretraining import Pretraining
     from fm_med.run import Run
-    from fm_med.sources.embedded import embedded_cohort
-    from fm_med.text.encoder import FrozenTextEncoder
-    from fm_med.text.store import ReportStore
+    from fm_med.sources.embedded import open_or_simulate
 
     # ------------------------------------------------------------------------------- Data
     accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
     run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
-    with accelerator.main_process_first():  # what is made once and kept is made by one process
-        embedded = config.cohort == "simulated"
-        cohort = open_cohort(embedded_cohort(config.subjects) if embedded else config.cohort)
-        text = FrozenTextEncoder(
-            text_model_for(config.text_encoder, cohort, config.text_source),
-            pooling=config.text_pooling,
-            prompt=config.text_prompt,
-            dtype=config.text_dtype,
-            device_map=config.text_device_map,
-            revision=config.text_revision,
-        )
-        store = ReportStore(cache_folder() / "reports", text)
-        train, validation, test = (
-            read_pairs(cohort, split, store, config.text_source)
-            for split in ("train", "validation", "test")
-        )
-    if config.shuffle_reports:
-        train = shuffled_reports(train, config.seed)
+    cohort = open_or_simulate(config.cohort, subjects=config.subjects)
     labels = report.choose_labels(
         cohort.card.label_sets,
         label_set=config.labels,
@@ -111,10 +86,61 @@ def main(config: Config) -> None:
         source=config.text_source,
         budget=config.probe_labels,
     )
+    store = pairs.report_store(
+        cohort,
+        config.text_encoder,
+        config.text_source,
+        pooling=config.text_pooling,
+        prompt=config.text_prompt,
+        dtype=config.text_dtype,
+        device_map=config.text_device_map,
+        revision=config.text_revision,
+    )
+    train, validation, test = (
+        pairs.read_pairs(cohort, split, store, config.text_source)
+        for split in ("train", "validation", "test")
+    )
+    if config.shuffle_reports:
+        train = pairs.shuffled_reports(train, config.seed)
 
     # ------------------------------------------------------------------------------ Model
     torch.manual_seed(config.seed)
-    encoder, processor = hub.start_encoder(
+    task = build(config, train, {**store.encoder.card, "source": config.text_source})
+    untrained = copy.deepcopy(task.towers.encoder)
+
+    # ------------------------------------------------------------------------------- Loop
+    run.start()
+    fit(config, run, task, train, validation)
+
+    # ----------------------------------------------------------------------------- Report
+    encoded = [report.encode_both(split, task, untrained, accelerator) for split in (train, test)]
+    if accelerator.is_main_process:
+        metrics = report.final_metrics(task.towers.heads, store, *encoded, labels)
+        history = run.history()
+        report.write(run.report_folder, history, metrics, test=encoded[1], task=task, labels=labels)
+        hub.save(
+            run.model_folder,
+            encoder=task.towers.encoder,
+            processor=task.processor,
+            alignment=task.towers.heads,
+            sample=task.sample(test, accelerator.device),
+            text_model=Path(store.encoder.name) if config.text_encoder == "embedded" else None,
+        )
+        run.say(f"{report.summary(metrics)}\nmodel {run.model_folder}, {run.report_folder}")
+    run.finish()
+
+
+def build(config: Config, train: "Pairs", text_card: dict[str, Any]) -> "Pretraining":
+    """Make encoder, projections and decoder."""
+    import torch
+
+    from fm_med.alignment import build_towers
+    from fm_med.ecg.augment import EcgAugmentation
+    from fm_med.ecg.decoder import ReconstructionDecoder
+    from fm_med.hub import start_encoder
+    from fm_med.pretraining import Pretraining
+
+    encoder, processor = start_encoder(
         config.encoder, sampling_rate=config.sampling_rate, seconds=config.seconds
     )
     decoder = None
@@ -123,14 +149,14 @@ def main(config: Config) -> None:
     towers = build_towers(
         encoder,
         torch.from_numpy(train.report_embedding.mean(0)),
-        text={**text.card, "source": config.text_source},
+        text=text_card,
         embedding_dim=config.embedding_dim,
         temperature=config.temperature,
         sigmoid=config.objective == "siglip",
         decoder=decoder,
     )
     augmentation = EcgAugmentation(sampling_rate=processor.sampling_rate)
-    task = Pretraining(
+    return Pretraining(
         towers=towers,
         processor=processor,
         objective=config.objective,
@@ -139,27 +165,11 @@ def main(config: Config) -> None:
         seed=config.seed,
     )
 
-    # ------------------------------------------------------------------------------- Loop
-    run.start()
-    untrained = copy.deepcopy(encoder)
-    fit(config, run, task, train, validation)
-
-    # ----------------------------------------------------------------------------- Report
-    encoded_train, encoded_test = (
-        report.encode_both(pairs, task, untrained, accelerator) for pairs in (train, test)
-    )
-    if accelerator.is_main_process:
-        metrics = report.final_metrics(towers.heads, store, encoded_train, encoded_test, labels)
-        report.report_run(run.report_folder, run.history(), metrics, encoded_test, task, labels)
-        hub.save(run.model_folder, encoder=encoder, processor=processor, alignment=towers.heads)
-        run.say(report.summary(metrics))
-    run.finish()
-
 
 def fit(
     config: Config, run: "Run", task: "Pretraining", train: "Pairs", validation: "Pairs"
 ) -> None:
-    """The training loop; leaves the best weights in `task.towers`."""
+    """Train; leaves the weights with the lowest validation loss in `task.towers`."""
     import torch
 
     from fm_med import checkpoint
@@ -201,7 +211,7 @@ def fit(
                 loss=task.loss,
                 row_loss=task.row_loss,
                 micro_batch_size=config.micro_batch_size,
-            )
+            ).item()
             norm = clip_gradients(accelerator, model, config.max_grad_norm)
             run.refuse_non_finite(loss, norm, step=step, rows=rows)
             optimizer.step()

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from fm_med.cache import cache_folder
-from fm_med.sources.simulated import make_simulated
-
-SIMULATION_VERSION = 1  # raised when the same subjects and seed give another cohort
+from fm_med.cache import cache_folder, made_once
+from fm_med.cohort import Cohort, open_cohort
+from fm_med.sources.simulated import SIMULATION_VERSION, make_simulated
 
 
 def embedded_cohort(subjects: int, *, seed: int = 0) -> Path:
@@ -17,8 +16,13 @@ def embedded_cohort(subjects: int, *, seed: int = 0) -> Path:
     """
     name = f"simulated-v{SIMULATION_VERSION}-{subjects}-subjects-seed-{seed}"
     folder = cache_folder() / "cohorts" / name
-    if not folder.is_dir():
-        print(f"simulating {subjects} subjects (once, kept in {folder})", flush=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        make_simulated(folder, subjects=subjects, seed=seed)
+    with made_once(folder) as needed:
+        if needed:
+            print(f"simulating {subjects} subjects (once, kept in {folder})", flush=True)
+            make_simulated(folder, subjects=subjects, seed=seed)
     return folder
+
+
+def open_or_simulate(cohort: str, *, subjects: int) -> Cohort:
+    """Open a cohort by its folder; "simulated" is the embedded one, of so many persons."""
+    return open_cohort(embedded_cohort(subjects) if cohort == "simulated" else cohort)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fm_med.cache import cache_folder
+from fm_med.cache import cache_folder, made_once
 from fm_med.text.normalise import normalise
 from fm_med.text.train import train_text_model
 
@@ -20,10 +20,10 @@ def embedded_text_model(reports: Sequence[str]) -> Path:
     distinct = sorted({normalise(report) for report in reports if normalise(report)})
     key = hashlib.sha256("\n".join([str(TRAINING_VERSION), *distinct]).encode()).hexdigest()[:16]
     folder = cache_folder() / "text-models" / key
-    if not folder.is_dir():
-        print(
-            f"training a text model on {len(distinct)} texts (once, kept in {folder})", flush=True
-        )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        train_text_model(distinct, folder)
+    with made_once(folder) as needed:
+        if needed:
+            print(
+                f"making a text model of {len(distinct)} texts (once, kept in {folder})", flush=True
+            )
+            train_text_model(distinct, folder)
     return folder
