@@ -42,12 +42,23 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
 
 
 def native_bf16(device: str) -> bool:
-    """Tell whether a device computes in bfloat16 itself rather than by conversion."""
+    """Tell whether a device gains by computing in bfloat16.
+
+    Measured on CPUs (BERT-base, forward): an AMD EPYC with AVX512-BF16 was 3.3 times faster than in
+    float32, an Intel Xeon with AVX512-BF16 but without AMX 1.7 times slower.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
     if device != "cpu":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # Absent before torch 2.11: full precision then, which is right and slower.
+    # Absent before torch 2.11: full precision then, which is right and at worst slower.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if capabilities.get("amx_bf16") or capabilities.get("bf16"):  # Intel AMX, ARM
+        return True
+    return bool(
+        capabilities.get("avx512_bf16") and "Intel" not in str(capabilities.get("cpu_name"))
+    )
 
 
 def gather_sizes(rows: int, device: torch.device) -> list[int]:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from fm_med.distributed import native_bf16
 from fm_med.errors import InputError
 from fm_med.text.model_files import locate
 
@@ -259,21 +260,7 @@ def batches_by_length(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
 
 
 def _native_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the hardware gains by it, else float32.
-
-    On CPUs (BERT-base): an AMD EPYC with AVX512-BF16 was 3.3 times faster in bfloat16, an Intel
-    Xeon with AVX512-BF16 but without AMX 1.7 times slower.
-    """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Absent before torch 2.11: float32 then, which is right and at worst slower.
-        query = getattr(torch.cpu, "get_capabilities", dict)
-        capabilities: Mapping[str, Any] = query() if device.type == "cpu" else {}
-        native = any(capabilities.get(name) for name in ("amx_bf16", "bf16")) or (
-            capabilities.get("avx512_bf16") and "Intel" not in capabilities.get("cpu_name", "")
-        )
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native_bf16(device.type) else torch.float32
 
 
 def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
