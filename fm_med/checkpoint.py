@@ -7,14 +7,12 @@ safetensors, all else as JSON: nothing is pickled.
 
 import hashlib
 import json
-import random
 import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -31,6 +29,7 @@ from torch.optim import Optimizer
 
 from fm_med.atomic import atomic_file, atomic_folder
 from fm_med.errors import InputError
+from fm_med.random_state import random_state, set_random_state
 
 SCHEMA_VERSION = 1
 _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -64,7 +63,7 @@ def save_checkpoint(
     """
     model_state: dict[str, Any] = get_model_state_dict(model, options=_OPTIONS)
     optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
-    random_states = gather_object([_random_state()])
+    random_states = gather_object([random_state()])
     if accelerator.is_main_process:
         manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -119,7 +118,7 @@ def load_checkpoint(
     random_tensors = load_file(path / "random.safetensors")
     prefix = f"{rank}."
     mine = {k.removeprefix(prefix): v for k, v in random_tensors.items() if k.startswith(prefix)}
-    _set_random_state(manifest["python_random"][rank], mine)
+    set_random_state(manifest["python_random"][rank], mine)
     return manifest["step"], manifest["state"]
 
 
@@ -256,29 +255,3 @@ def _nested(flat: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]
         parameter, name = key.rsplit("|", 1)
         nested.setdefault(parameter, {})[name] = value
     return nested
-
-
-def _random_state() -> dict[str, Any]:
-    """Collect this process's generators: Python's as JSON, numpy's and torch's as tensors."""
-    state: Any = np.random.get_state()
-    _, keys, position, has_gauss, gauss = state
-    tensors = {
-        "torch": torch.get_rng_state(),
-        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
-        "numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
-    }
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
-    return {"python": random.getstate(), "tensors": tensors}
-
-
-def _set_random_state(python: list[Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Undo `_random_state`."""
-    version, internal, gauss = python
-    random.setstate((version, tuple(internal), gauss))
-    position, has_gauss, cached = tensors["numpy_rest"].tolist()
-    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
-    torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda"])

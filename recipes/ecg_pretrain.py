@@ -174,8 +174,8 @@ def fit(
 
     from fm_med import checkpoint
     from fm_med.coupled import coupled_backward
+    from fm_med.meter import Meter
     from fm_med.optim import clip_gradients, cosine_factor, parameter_groups, set_learning_rate
-    from fm_med.run import Meter
     from fm_med.sampling import EpochSampler, share
 
     accelerator = run.accelerator
