@@ -58,7 +58,9 @@ def settings_parser(
     kind: type, *, description: str = "", program: str | None = None
 ) -> ArgumentParser:
     """Build the parser of a settings dataclass; its errors are raised, not printed."""
-    parser = ArgumentParser(exit_on_error=False, description=description, prog=program)
+    parser = ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=description, prog=program
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below")
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
