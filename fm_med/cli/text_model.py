@@ -16,7 +16,7 @@ class TextModel:
         "cohorts, text files (a report per line) or CSV/Parquet with a column `report`"
     )
     output: str = required("folder of the new text model")
-    num_epochs: int = setting(30, "epochs of masked language modelling; 0 for a random network")
+    num_epochs: int = setting(3, "epochs of masked language modelling; 0 for a random network")
     hidden_size: int = setting(128, "width of the network")
     layers: int = setting(3, "number of layers")
     vocabulary_size: int = setting(4000, "upper bound of the number of word pieces")
