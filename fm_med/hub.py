@@ -4,13 +4,14 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
 import fm_med.auto  # noqa: F401  (registers the encoders with the Auto classes)
 from fm_med.alignment import AlignmentHeads
@@ -19,6 +20,7 @@ from fm_med.ecg.encoders import ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.ecg.recording import Recording
 from fm_med.errors import InputError
+from fm_med.quiet import quietly
 
 
 @dataclass
@@ -77,8 +79,7 @@ def save(
         RuntimeError: What was saved does not reproduce the encoder; the folder is not made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    logging.disable_progress_bar()  # a bar for each small file is noise
-    with atomic_folder(folder) as temporary:
+    with quietly(), atomic_folder(folder) as temporary:
         encoder.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         alignment.save_pretrained(temporary / "alignment")
@@ -120,11 +121,32 @@ def load(
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     if not str(model_type).startswith("fm_med_"):
         raise InputError(f"{folder} is not a model of fm_med: its model type is {model_type!r}")
-    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    encoder = _whole(AutoModel, folder).to(device).eval()
     alignment = None
     if (folder / "alignment").is_dir():
-        alignment = AlignmentHeads.from_pretrained(folder / "alignment").to(device).eval()
+        alignment = _whole(AlignmentHeads, folder / "alignment").to(device).eval()
     return LoadedModel(encoder, AutoFeatureExtractor.from_pretrained(folder), alignment, folder)
+
+
+def _whole(model_class: Any, folder: Path) -> Any:
+    """Load a model of which every weight is in the file and every weight of the file is used.
+
+    Raises:
+        InputError: Weights are missing, foreign or of another shape, or the file is damaged.
+    """
+    try:
+        with quietly():
+            model, found = model_class.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the model in {folder} cannot be loaded: {reason}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            names = ", ".join(map(str, sorted(found[kind])[:3]))
+            raise InputError(f"the weights in {folder} have {kind.replace('_', ' ')}: {names}")
+    return model
 
 
 def start_encoder(

@@ -1,8 +1,6 @@
 """Find a Hugging Face text model, on disk or on the Hub, and say which version of it this is."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from fm_med.errors import InputError
+from fm_med.quiet import quietly
 
 # The HTTP library's own error: httpx up to huggingface_hub 1, httpx2 from 2 on.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -42,7 +40,7 @@ class ModelFiles:
             InputError: It is not there, damaged, or needs code of its own.
         """
         try:
-            with _quietly():
+            with quietly():
                 return auto_class.from_pretrained(
                     self.location,
                     revision=self.revision or "main",
@@ -91,20 +89,6 @@ def locate(name_or_path: str | Path, *, revision: str | None = None) -> ModelFil
         raise InputError(f"the text model {name} is not a folder")
     commit = _cached_commit(name, revision) or _hub_commit(name, revision)
     return ModelFiles(name, commit, f"commit:{commit}")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence the loading bar and the table of language-model heads that are not used."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:

@@ -21,6 +21,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedToken
 
 from fm_med.atomic import atomic_folder
 from fm_med.errors import InputError
+from fm_med.quiet import quietly
 from fm_med.text.normalise import normalise
 
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -109,7 +110,8 @@ def train_text_model(
         network = BertModel(model.config)  # with the pooler that BertModel expects; nobody reads it
         network.load_state_dict(model.bert.state_dict(), strict=False)
     with atomic_folder(output) as folder:
-        network.save_pretrained(folder)
+        with quietly():
+            network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         card = _CARD.format(
             count=len(texts),
