@@ -8,6 +8,8 @@ from fm_med.cli.command import Command
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
 
+SHARD_HELP = "2/8: convert the second of eight shares, to be joined by fm-med cohort merge"
+
 
 @dataclass
 class PtbXl:
@@ -18,6 +20,7 @@ class PtbXl:
     sampling_rate: Literal[100, 500] = setting(100, "which of PTB-XL's two recordings to take (Hz)")
     workers: int | None = setting(None, "processes that read; default: all cores")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
+    shard: str | None = setting(None, SHARD_HELP)
 
 
 @dataclass
@@ -39,6 +42,16 @@ class EcgTable:
     split: str | None = setting(None, "column with train, validation, test; default: 80/10/10")
     seed: int = setting(0, "seed of the split by person")
     workers: int | None = setting(None, "processes that read; default: all cores")
+    allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
+    shard: str | None = setting(None, SHARD_HELP)
+
+
+@dataclass
+class Merge:
+    """Settings of `fm-med cohort merge`."""
+
+    destination: str = argument("folder of the new cohort, as given when its parts were made")
+    parts: list[str] | None = setting(None, "folders of all parts; default: those beside it")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
 
 
@@ -68,21 +81,22 @@ def ptbxl(settings: PtbXl) -> None:
     """Convert PTB-XL."""
     from fm_med.sources.ptbxl import make_ptbxl
 
-    make_ptbxl(
+    folder = make_ptbxl(
         Path(settings.source),
         Path(settings.destination),
         sampling_rate=settings.sampling_rate,
         workers=settings.workers,
         allow_duplicates=settings.allow_duplicates,
+        shard=settings.shard,
     )
-    describe_folder(settings.destination)
+    describe_converted(folder, settings.shard)
 
 
 def ecg_table(settings: EcgTable) -> None:
     """Convert a table and a folder of recordings."""
     from fm_med.sources.ecg_table import make_ecg_table
 
-    make_ecg_table(
+    folder = make_ecg_table(
         Path(settings.table),
         Path(settings.records),
         Path(settings.destination),
@@ -99,8 +113,26 @@ def ecg_table(settings: EcgTable) -> None:
         seed=settings.seed,
         workers=settings.workers,
         allow_duplicates=settings.allow_duplicates,
+        shard=settings.shard,
     )
+    describe_converted(folder, settings.shard)
+
+
+def describe_converted(folder: Path, shard: str | None) -> None:
+    """Say what was made: a cohort, or one part of it."""
+    if shard is None:
+        describe_folder(str(folder))
+    else:
+        print(f"part {shard} is in {folder}; join all parts with fm-med cohort merge")
+
+
+def merge(settings: Merge) -> None:
+    """Join the parts that were converted with --shard."""
+    from fm_med.sources.shards import merge_parts
+
+    merge_parts(settings.destination, settings.parts, allow_duplicates=settings.allow_duplicates)
     describe_folder(settings.destination)
+    print("the parts are not needed any more")
 
 
 def simulate(settings: Simulate) -> None:
@@ -149,6 +181,7 @@ def describe_folder(folder: str) -> None:
 COHORT_COMMANDS = {
     "cohort ptbxl": Command(PtbXl, ptbxl, "make a cohort from a copy of PTB-XL"),
     "cohort ecg": Command(EcgTable, ecg_table, "make a cohort from a table and recordings"),
+    "cohort merge": Command(Merge, merge, "join the parts that were made with --shard"),
     "cohort simulate": Command(Simulate, simulate, "make a simulated cohort with known truth"),
     "cohort check": Command(Check, check, "validate every row of a cohort"),
     "cohort describe": Command(Check, describe, "say what a cohort holds"),

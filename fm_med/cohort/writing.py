@@ -64,18 +64,14 @@ class CohortWriter:
         self.schema = with_required_columns(schema)
         self._card = card
         self._rows_per_shard = rows_per_shard
-        self._folder = hidden_folder(self.destination, str(os.getpid()))
+        self._folder = own_hidden_folder(self.destination)
         self._shards: dict[str, ShardWriter] = {}
         self._begun: dict[str, int] = defaultdict(int)
         self._skipped: list[tuple[str, str]] = []
 
     def __enter__(self) -> Self:
-        """Make the hidden folder; remove those of earlier writers that were killed."""
-        for other in self._folder.parent.glob(hidden_folder(self.destination, "*").name):
-            writer = other.name.split(".")[-2]
-            if writer.isdigit() and (int(writer) == os.getpid() or not _is_alive(int(writer))):
-                shutil.rmtree(other)
-        (self._folder / DATA_FOLDER).mkdir(parents=True)
+        """Make the hidden folder."""
+        begin_hidden_folder(self.destination)
         return self
 
     def write(self, split: str, rows: pa.Table | list[dict[str, Any]]) -> None:
@@ -171,6 +167,22 @@ def hidden_folder(destination: Path, key: str) -> Path:
     return destination.with_name(f".{destination.name}.{key}.partial")
 
 
+def own_hidden_folder(destination: Path) -> Path:
+    """Return the hidden folder that belongs to this process."""
+    return hidden_folder(destination, str(os.getpid()))
+
+
+def begin_hidden_folder(destination: Path) -> Path:
+    """Make this process's hidden folder; remove those of earlier writers that were killed."""
+    for other in destination.parent.glob(hidden_folder(destination, "*").name):
+        writer = other.name.split(".")[-2]
+        if writer.isdigit() and (int(writer) == os.getpid() or not _is_alive(int(writer))):
+            shutil.rmtree(other)
+    folder = own_hidden_folder(destination)
+    (folder / DATA_FOLDER).mkdir(parents=True)
+    return folder
+
+
 def shard_path(folder: Path, split: str, index: int) -> Path:
     """Return the name of a shard while the number of shards is not known yet."""
     return folder / DATA_FOLDER / f"{split}-{index:05d}.arrow"
@@ -243,7 +255,7 @@ def finish_cohort(
     write_card(folder, card, columns)
     with (folder / SKIPPED_FILE).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("record_id", "reason"), *skipped])
-    _flush_to_disk(folder)
+    flush_to_disk(folder)
     folder.replace(destination)
 
 
@@ -266,7 +278,8 @@ def _number_shards(folder: Path, splits: list[str]) -> None:
             path.rename(path.with_name(f"{split}-{index:05d}-of-{len(paths):05d}.arrow"))
 
 
-def _flush_to_disk(folder: Path) -> None:
+def flush_to_disk(folder: Path) -> None:
+    """Wait until every file under a folder is on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

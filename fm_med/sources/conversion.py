@@ -3,18 +3,17 @@
 The rows are cut into pieces of consecutive recordings of one split. A piece becomes one shard and
 a note (what was skipped); each is written to a temporary name and renamed, so that a run that is
 killed at any moment continues with the pieces that are missing. Processes read and write their
-own pieces: no signal passes between processes, and each holds one batch of 256 rows.
+own pieces: no signal passes between processes, and each holds one batch of 256 rows. On several
+machines each converts one shard of the recordings (`fm_med.sources.shards`).
 """
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from concurrent.futures import as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,10 @@ from tqdm import tqdm
 from fm_med.atomic import atomic_file
 from fm_med.cohort import ROWS_PER_SHARD, CohortCard
 from fm_med.cohort.checking import subject_problems
-from fm_med.cohort.tables import DATA_FOLDER, in_split_order
+from fm_med.cohort.tables import DATA_FOLDER, content_hash, in_split_order
 from fm_med.cohort.writing import (
     ROWS_PER_BATCH,
     ShardWriter,
-    finish_cohort,
     free_destination,
     hidden_folder,
     shard_path,
@@ -37,6 +35,16 @@ from fm_med.cohort.writing import (
 from fm_med.ecg.records import read_recording
 from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
 from fm_med.errors import InputError
+from fm_med.sources.shards import (
+    ConversionNote,
+    PartNote,
+    Shard,
+    finish_conversion,
+    finish_part,
+    is_done,
+    source_key,
+)
+from fm_med.sources.workers import worker_pool
 
 FILE_COLUMN = "file"  # where the recording of a row is; not kept
 MIDDLE_HASH = pa.field("middle_hash", pa.string())
@@ -47,6 +55,7 @@ FEW_ROWS = 2000  # below this, starting processes takes longer than reading
 class Piece:
     """Consecutive recordings of one split, and the files that they become."""
 
+    split: str
     rows: pa.Table
     schema: pa.Schema
     shard: Path
@@ -61,11 +70,15 @@ def convert_recordings(
     options: str,
     workers: int | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
+    shard: str | None = None,
 ) -> Path:
     """Read the recording of every row and write the cohort.
 
     The rows are held in memory (about 1 kB each), signals are not: each process holds at most 256
     recordings. A record that cannot be read is left out and listed in ``skipped.csv``.
+
+    A killed run is continued if `rows` and `options` are the same. It does not look into the
+    recordings: if one was edited in between, remove the hidden folder beside the destination.
 
     Args:
         rows: One row per recording: subject_id, record_id, split, `FILE_COLUMN` (path of the
@@ -76,13 +89,17 @@ def convert_recordings(
             if both are the same.
         workers: Processes; None for one per core.
         rows_per_shard: Recordings in one piece.
+        shard: "2/8" converts the second of eight equal shares of the recordings, to be merged by
+            `fm_med.sources.shards.merge_parts`.
 
     Returns:
-        The cohort's folder.
+        The cohort's folder; for a shard, the folder of this part, which is left as it is if it
+        is there already.
 
     Raises:
-        InputError: The destination is taken, a subject is in two splits, equal recordings are in
-            two splits (unless the card allows it), or no recording could be read.
+        InputError: The destination is taken, there is no such shard, a subject is in two splits,
+            equal recordings are in two splits (unless the card allows it), or no recording could
+            be read.
     """
     target = free_destination(destination)
     splits = {
@@ -91,15 +108,21 @@ def convert_recordings(
     }
     for problem in subject_problems(splits):
         raise InputError(problem)
+    if shard is not None:
+        return _convert_part(
+            Shard.parse(shard),
+            rows,
+            target,
+            splits=splits,
+            card=card,
+            options=options,
+            workers=workers,
+            rows_per_shard=rows_per_shard,
+        )
     work = _work_folder(target, rows, f"{options} {rows_per_shard}")
-    pieces = list(_cut(splits, work, rows_per_shard))
-    _convert_pieces(pieces, workers)
-    notes = [json.loads(piece.note.read_text(encoding="utf-8")) for piece in pieces]
-    rates = {rate for note in notes for rate in note["sampling_rates"]}
-    if not card.sampling_rate and len(rates) == 1:
-        card = replace(card, sampling_rate=rates.pop())
+    notes = _convert_splits(splits, work, workers, rows_per_shard)
     try:
-        finish_cohort(work / "cohort", target, card, [s for n in notes for s in n["skipped"]])
+        finish_conversion(work / "cohort", target, card, notes.values())
     except InputError:
         shutil.rmtree(work)
         raise
@@ -107,14 +130,52 @@ def convert_recordings(
     return target
 
 
+def _convert_part(
+    shard: Shard,
+    rows: pa.Table,
+    target: Path,
+    *,
+    splits: dict[str, pa.Table],
+    card: CohortCard,
+    options: str,
+    workers: int | None,
+    rows_per_shard: int,
+) -> Path:
+    """Convert one share of the rows to a part beside the target."""
+    mine = shard.share(splits)
+    source = source_key(rows.drop_columns([FILE_COLUMN]), card, options)
+    folder = shard.folder(target)
+    if is_done(folder, source):
+        return folder
+    work = _work_folder(free_destination(folder), rows, f"{options} {rows_per_shard}")
+    notes = _convert_splits(mine, work, workers, rows_per_shard)
+    finish_part(work / "cohort", folder, PartNote(str(shard), source, card, notes))
+    shutil.rmtree(work)
+    return folder
+
+
+def _convert_splits(
+    splits: dict[str, pa.Table], work: Path, workers: int | None, rows_per_shard: int
+) -> dict[str, ConversionNote]:
+    """Convert all rows of the splits and return what came of them besides the rows."""
+    notes: dict[str, ConversionNote] = {split: ConversionNote() for split in splits}
+    pieces = list(_cut(splits, work, rows_per_shard))
+    _convert_pieces(pieces, workers)
+    for piece in pieces:
+        note = json.loads(piece.note.read_text(encoding="utf-8"))
+        notes[piece.split].skipped.extend(note["skipped"])
+        notes[piece.split].sampling_rates.extend(note["sampling_rates"])
+    return notes
+
+
 def _work_folder(target: Path, rows: pa.Table, options: str) -> Path:
     """Return the hidden folder of this conversion, with what an interrupted run has finished."""
-    key = hashlib.sha256(options.encode())
-    with pa.ipc.new_stream(sink := pa.BufferOutputStream(), rows.schema) as writer:
-        writer.write_table(rows.combine_chunks())
-    key.update(sink.getvalue())
+    # Paths may be relative to the working directory, so the first one is made absolute.
+    first = [str(Path(file).absolute()) for file in rows.column(FILE_COLUMN)[:1].to_pylist()]
+    content = content_hash({"rows": rows.to_batches()})
+    key = hashlib.sha256(f"{options} {first} {content}".encode())
     work = hidden_folder(target, f"rows-{key.hexdigest()[:16]}")
-    for other in work.parent.glob(hidden_folder(target, "*").name):
+    for other in work.parent.glob(hidden_folder(target, "rows-*").name):
         renaming_begun = any((other / "cohort" / DATA_FOLDER).glob("*-of-*"))
         if other != work or renaming_begun:
             shutil.rmtree(other)
@@ -132,7 +193,7 @@ def _cut(splits: dict[str, pa.Table], work: Path, rows_per_shard: int) -> Iterat
         for index, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
             shard = shard_path(work / "cohort", split, index)
             note = work / "notes" / f"{shard.stem}.json"
-            yield Piece(rows.slice(start, rows_per_shard), schema, shard, note)
+            yield Piece(split, rows.slice(start, rows_per_shard), schema, shard, note)
 
 
 def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
@@ -154,25 +215,12 @@ def _each_done(pieces: list[Piece], workers: int) -> Iterator[int]:
     if workers <= 1:
         yield from map(convert_piece, pieces)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    pool = worker_pool(workers)
     try:
         for future in as_completed([pool.submit(convert_piece, piece) for piece in pieces]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is killed; it would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def convert_piece(piece: Piece) -> int:

@@ -72,6 +72,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     workers: int | None = None,
     allow_duplicates: bool = False,
     rows_per_shard: int = ROWS_PER_SHARD,
+    shard: str | None = None,
 ) -> Path:
     """Convert a table and the recordings that it names.
 
@@ -97,9 +98,10 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         workers: Processes; None for one per core.
         allow_duplicates: Proceed although equal recordings are in two splits.
         rows_per_shard: Recordings per file and per step of a resumed conversion.
+        shard: "2/8" for one share of the recordings; see `convert_recordings`.
 
     Returns:
-        The cohort's folder.
+        The cohort's folder, or that of the part.
 
     Raises:
         InputError: A file or column is missing, a value is blank, negative or not of its kind, the
@@ -134,6 +136,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         options="ecg table",
         workers=workers,
         rows_per_shard=rows_per_shard,
+        shard=shard,
     )
 
 

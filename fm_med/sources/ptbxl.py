@@ -35,6 +35,7 @@ def make_ptbxl(
     workers: int | None = None,
     allow_duplicates: bool = False,
     rows_per_shard: int = ROWS_PER_SHARD,
+    shard: str | None = None,
 ) -> Path:
     """Convert PTB-XL: `strat_fold` 1-8 is train, 9 validation, 10 test, as its authors recommend.
 
@@ -50,9 +51,10 @@ def make_ptbxl(
         workers: Processes; None for one per core.
         allow_duplicates: Proceed although equal recordings are in two splits.
         rows_per_shard: Recordings per file and per step of a resumed conversion.
+        shard: "2/8" for one share of the recordings; see `convert_recordings`.
 
     Returns:
-        The cohort's folder.
+        The cohort's folder, or that of the part.
 
     Raises:
         InputError: A file or column is missing, a value is not what PTB-XL holds, or see
@@ -82,9 +84,10 @@ def make_ptbxl(
         rows,
         destination,
         card,
-        options=f"ptbxl {folder.absolute()} {sampling_rate}",
+        options=f"ptbxl {sampling_rate}",
         workers=workers,
         rows_per_shard=rows_per_shard,
+        shard=shard,
     )
 
 

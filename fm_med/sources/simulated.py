@@ -1,6 +1,5 @@
 """Make a cohort of simulated people, streamed and from several processes."""
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from fm_med.ecg.leads import LEADS
 from fm_med.ecg.simulate import FINDINGS, SimulatedBatch, simulate
 from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
 from fm_med.errors import InputError
+from fm_med.sources.workers import worker_pool
 
 SIMULATION_VERSION = 1  # rises when the same settings give another cohort
 PIECE = 250  # people that are simulated and written at a time
@@ -145,8 +145,7 @@ def _in_order(pieces: list[Piece], workers: int) -> Iterator[dict[str, pa.Table]
     if workers <= 1:
         yield from map(_simulate_piece, pieces)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
-    with ProcessPoolExecutor(min(workers, len(pieces)), mp_context=context) as pool:
+    with worker_pool(min(workers, len(pieces))) as pool:
         try:
             yield from _windowed(pool, pieces, 2 * workers)
         finally:

@@ -20,7 +20,7 @@ def write_wfdb(folder, name, seed=0, rate=100, samples=200):
     return codes
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_record():
     """Return the function that writes a recording."""
     return write_wfdb
