@@ -50,3 +50,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Delete what a process that was killed while writing left under temporary names.
+
+    Args:
+        folder: Searched itself and one level deeper; no process may be writing there.
+    """
+    for path in [*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

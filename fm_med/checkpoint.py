@@ -19,20 +19,19 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
 
-from fm_med.atomic import atomic_file, atomic_folder
+from fm_med.atomic import atomic_folder
+from fm_med.best_weights import FULL_STATE, drop_older_best, full_state, write_on_main
 from fm_med.errors import InputError
+from fm_med.optim import WeightAverage
 from fm_med.random_state import random_state, set_random_state
 
 SCHEMA_VERSION = 1
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def save_checkpoint(
@@ -43,6 +42,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     accelerator: Accelerator,
     state: dict[str, Any],
+    average: WeightAverage | None = None,
     keep: int = 2,
 ) -> None:
     """Write `folder/step-<step>` whole or not at all, then delete all but the newest `keep`.
@@ -56,41 +56,54 @@ def save_checkpoint(
         optimizer: Its optimiser.
         accelerator: Knows the processes and the gradient scaler.
         state: What else the loop must know again (best score, ...); JSON values only.
+        average: The moving average of the weights, if there is one.
         keep: Number of checkpoints to keep.
 
     Raises:
         InputError: The disk is full or not writable; earlier checkpoints are untouched.
     """
-    model_state: dict[str, Any] = get_model_state_dict(model, options=_OPTIONS)
-    optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
+    model_state = full_state(model)
+    optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL_STATE)
+    average_state = _average_state(model, average)
     random_states = gather_object([random_state()])
-    if accelerator.is_main_process:
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "step": step,
-            "num_processes": accelerator.num_processes,
-            "param_groups": optimizer_state["param_groups"],
-            "python_random": [own["python"] for own in random_states],
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-            "state": state,
-        }
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "step": step,
+        "num_processes": accelerator.num_processes,
+        "param_groups": optimizer_state.get("param_groups"),
+        "python_random": [own["python"] for own in random_states],
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+        "state": state,
+    }
+
+    def write() -> None:
         tensors = {
-            "model": {name: value.contiguous() for name, value in model_state.items()},
+            "model": model_state,
             "optimizer": _flat(optimizer_state["state"]),
+            "average": average_state,
             "random": {
                 f"{rank}.{name}": value
                 for rank, own in enumerate(random_states)
                 for name, value in own["tensors"].items()
             },
         }
-        _write(folder, step, manifest, tensors)
+        _write(folder / f"step-{step:06d}", manifest, tensors)
+
+    write_on_main(accelerator, write, f"checkpoint {folder / f'step-{step:06d}'}")
+    if accelerator.is_main_process:
         for _, old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
+        drop_older_best(folder, step=_oldest_named_best(folder))
     accelerator.wait_for_everyone()
 
 
 def load_checkpoint(
-    path: Path, *, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    average: WeightAverage | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Restore weights, optimiser, gradient scaler and every random generator of this process.
 
@@ -106,12 +119,15 @@ def load_checkpoint(
             f"{path} was written by {manifest['num_processes']} process(es) and this run has "
             f"{accelerator.num_processes}; resume with the same number"
         )
-    set_model_state_dict(model, load_file(path / "model.safetensors"), options=_OPTIONS)
+    if average is not None and average.decay > 0:
+        set_model_state_dict(model, load_file(path / "average.safetensors"), options=FULL_STATE)
+        average.restart()
+    set_model_state_dict(model, load_file(path / "model.safetensors"), options=FULL_STATE)
     optimizer_state = {
         "state": _nested(load_file(path / "optimizer.safetensors")),
         "param_groups": manifest["param_groups"],
     }
-    set_optimizer_state_dict(model, optimizer, optimizer_state, options=_OPTIONS)
+    set_optimizer_state_dict(model, optimizer, optimizer_state, options=FULL_STATE)
     if accelerator.scaler and manifest["scaler"]:
         accelerator.scaler.load_state_dict(manifest["scaler"])
     rank = accelerator.process_index
@@ -169,69 +185,61 @@ def checkpoint_fault(path: Path) -> str | None:
 
 
 def resume(
-    folder: Path, *, model: nn.Module, optimizer: Optimizer, accelerator: Accelerator
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    average: WeightAverage | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Restore the newest whole checkpoint of a run; (0, {}) when it was cut before its first.
 
     Raises:
-        InputError: As `load_checkpoint`.
+        InputError: As `load_checkpoint`, or the processes do not see the same checkpoints.
     """
     path = latest_checkpoint(folder)
+    seen = gather_object([path and path.name])
+    if len(set(seen)) > 1:
+        raise InputError(
+            f"the processes see different checkpoints in {folder} ({', '.join(map(str, seen))}); "
+            "--output must lie in a folder that all machines share"
+        )
     if path is None:
         return 0, {}
-    return load_checkpoint(path, model=model, optimizer=optimizer, accelerator=accelerator)
+    return load_checkpoint(
+        path, model=model, optimizer=optimizer, accelerator=accelerator, average=average
+    )
 
 
-def save_best(folder: Path, *, step: int, module: nn.Module) -> Path:
-    """Write the weights of the best step so far, beside the checkpoints (main process only).
-
-    An older best is deleted by `drop_older_best`, after a checkpoint has named the new one.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"best-{step:06d}.safetensors"
-    with atomic_file(path) as temporary:
-        state = {name: value.contiguous() for name, value in module.state_dict().items()}
-        save_file(state, temporary)
-    return path
-
-
-def load_best(folder: Path, *, step: int, module: nn.Module) -> None:
-    """Put the weights of the best step back into the unwrapped module."""
-    module.load_state_dict(load_file(folder / f"best-{step:06d}.safetensors"))
-
-
-def drop_older_best(folder: Path, *, step: int) -> None:
-    """Delete best weights of steps before the one that the newest checkpoint names."""
-    for path in folder.glob("best-*.safetensors"):
-        if int(path.stem.removeprefix("best-")) < step:
-            path.unlink()
+def _oldest_named_best(folder: Path) -> int:
+    """Return the step of the best weights that a run going back to its oldest checkpoint needs."""
+    oldest = list_checkpoints(folder)[0][1]
+    try:
+        return json.loads((oldest / "checkpoint.json").read_text())["state"].get("step", 0)
+    except (OSError, json.JSONDecodeError):
+        return 0  # torn: keep all, a later call will delete them
 
 
 def _write(
-    folder: Path, step: int, manifest: dict[str, Any], tensors: dict[str, dict[str, torch.Tensor]]
+    path: Path, manifest: dict[str, Any], tensors: dict[str, dict[str, torch.Tensor]]
 ) -> None:
     """Write the files of one checkpoint under a temporary name and rename the folder."""
-    path = folder / f"step-{step:06d}"
     shutil.rmtree(path, ignore_errors=True)  # a torn one of this very step
-    folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(".step-*.tmp"):  # of a process that was killed while writing
-        shutil.rmtree(left_over)
-    try:
-        with atomic_folder(path) as temporary:
-            manifest["files"] = {}
-            for name, content in tensors.items():
-                file = temporary / f"{name}.safetensors"
-                save_file(content, file)
-                manifest["files"][file.name] = {
-                    "bytes": file.stat().st_size,
-                    "sha256": _sha256(file),
-                }
-            (temporary / "checkpoint.json").write_text(json.dumps(manifest, indent=1))
-    except OSError as error:
-        raise InputError(
-            f"checkpoint {path} could not be written ({error.strerror}); "
-            f"the run's earlier checkpoints are whole: make room and run again with --resume"
-        ) from error
+    with atomic_folder(path) as temporary:
+        manifest["files"] = {}
+        for name, content in tensors.items():
+            file = temporary / f"{name}.safetensors"
+            save_file(content, file)
+            manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        (temporary / "checkpoint.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _average_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:
+    """Return the averaged weights under the names of the model's state; empty without average."""
+    if average is None or average.decay == 0:
+        return {}
+    with average.in_place():
+        return {name: value.clone() for name, value in full_state(model).items()}
 
 
 def _sha256(file: Path) -> str:

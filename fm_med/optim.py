@@ -1,8 +1,11 @@
-"""Parameter groups and the learning-rate schedule, both plain functions."""
+"""Parameter groups, the learning-rate schedule, early stopping and averaged weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
@@ -47,6 +50,41 @@ def parameter_groups(
     return groups
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run lasts and how fast it learns: functions of steps alone.
+
+    So nothing of it is kept in a checkpoint, and a resumed run stops where the uninterrupted one
+    does.
+
+    Attributes:
+        steps_per_epoch: Steps of one epoch.
+        num_epochs: Epochs, unless patience ends the run earlier.
+        warmup_share: Share of all steps during which the learning rate rises.
+        patience: Epochs to wait for a lower validation loss; None to wait for ever.
+    """
+
+    steps_per_epoch: int
+    num_epochs: int
+    warmup_share: float
+    patience: int | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.num_epochs
+
+    def factor(self, step: int) -> float:
+        """Return the share of the peak learning rate at a step."""
+        return cosine_factor(step, self.total_steps, self.warmup_share)
+
+    def ended(self, step: int, best_step: int) -> bool:
+        """Tell whether a run ends after `step` steps, the lowest loss being at `best_step`."""
+        if self.patience is not None and step - best_step >= self.patience * self.steps_per_epoch:
+            return True
+        return step >= self.total_steps
+
+
 def cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
     """Return the share of the peak learning rate at a step: linear warm-up, then half a cosine.
 
@@ -69,3 +107,47 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set every group's learning rate to `factor` of its own peak."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group["peak"]
+
+
+class WeightAverage:
+    """An exponential moving average of a module's trainable parameters.
+
+    Early on the average forgets faster, min(decay, (1 + step) / (10 + step)): it would else hold
+    the random initial weights for long (as in timm and TensorFlow).
+
+    Args:
+        module: The trained module, already on its device.
+        decay: Weight of the past in each update; 0 for no average, and then nothing is stored.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._parameters = [p for p in module.parameters() if p.requires_grad and decay > 0]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the past: the average is what the parameters are now."""
+        self._averages = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the parameters after a step, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for average, parameter in zip(self._averages, self._parameters):
+            average.lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average into the module for a while, to evaluate or save it."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for average, parameter in zip(self._averages, self._parameters):
+            own = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(own)

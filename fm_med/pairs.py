@@ -75,6 +75,12 @@ class Pairs:
         names = ("report_embedding", "report_id", "subject_id")
         return {name: torch.from_numpy(v).to(device) for name, v in zip(names, values)}
 
+    def record_ids(self, pairs: np.ndarray) -> list[str]:
+        """Return the recordings' ids of some pairs."""
+        return self.cohort.rows(self.split, self.rows[pairs], ["record_id"])[
+            "record_id"
+        ].to_pylist()
+
     def labels(self, names: Sequence[str]) -> np.ndarray:
         """Return (pairs, labels) float32 of 0, 1 and NaN where a label is not known."""
         columns = [np.asarray(self.cohort.column(self.split, name), np.float32) for name in names]

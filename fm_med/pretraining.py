@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from fm_med.alignment import AlignmentHeads, TwoTowers
-from fm_med.checkpoint import save_best
+from fm_med.best_weights import save_best
 from fm_med.ecg.augment import EcgAugmentation, augment
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.metrics import (
@@ -20,6 +20,7 @@ from fm_med.metrics import (
     retrieval_rank,
 )
 from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
+from fm_med.optim import ParameterGroup, parameter_groups
 from fm_med.pairs import Pairs
 from fm_med.run import Run
 from fm_med.sampling import in_order
@@ -72,6 +73,24 @@ class Pretraining:
             )
         return {**inputs, "report_embedding": texts["report_embedding"]}, targets
 
+    def parameter_groups(
+        self, learning_rate: float, heads_learning_rate: float | None, weight_decay: float
+    ) -> list[ParameterGroup]:
+        """Return the optimiser's groups: encoder, and heads (with decoder) at their own rate.
+
+        Args:
+            learning_rate: Peak of the encoder.
+            heads_learning_rate: Peak of the heads; None for the encoder's.
+            weight_decay: Of weight matrices.
+        """
+        heads = [part for part in (self.towers.heads, self.towers.decoder) if part is not None]
+        heads_rate = learning_rate if heads_learning_rate is None else heads_learning_rate
+        return parameter_groups(
+            {"encoder": self.towers.encoder, "heads": torch.nn.ModuleList(heads)},
+            learning_rates={"encoder": learning_rate, "heads": heads_rate},
+            weight_decay=weight_decay,
+        )
+
     def sample(self, pairs: Pairs, device: torch.device, *, rows: int = 4) -> Tensors:
         """Return the encoder's inputs for the first rows of a split."""
         return pairs.inputs(np.arange(min(rows, len(pairs))), self.processor, device)
@@ -123,10 +142,9 @@ class Pretraining:
         )
         if warning and epoch >= SETTLED_AFTER:
             run.say(f"warning: {warning}")
-        if scores["validation_loss"] >= best["validation_loss"]:
+        if not scores["validation_loss"] < best["validation_loss"]:  # also when it is NaN
             return best
-        if run.accelerator.is_main_process:
-            save_best(run.checkpoints, step=step, module=self.towers)
+        save_best(run.checkpoints, step=step, module=self.towers, accelerator=run.accelerator)
         return {"step": step, "validation_loss": scores["validation_loss"]}
 
 

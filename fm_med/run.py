@@ -3,24 +3,28 @@
 import dataclasses
 import json
 import math
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from fm_med import checkpoint
+from fm_med.atomic import atomic_file, remove_left_overs
 from fm_med.errors import InputError
+from fm_med.optim import WeightAverage
 from fm_med.settings import changed_settings, save_settings
 
 # Settings that may differ when a run is resumed: they change how long or how loudly it runs.
 SAFE_TO_CHANGE = frozenset(
-    {"resume", "num_epochs", "tracker", "keep_checkpoints", "checkpoint_every"}
+    {"resume", "num_epochs", "patience", "tracker", "keep_checkpoints", "checkpoint_every"}
 )
 
 
@@ -55,21 +59,31 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self._metrics = self.folder / "metrics.jsonl"
         self._tracker = tracker
+        self._trained: dict[str, Any] = {}
+        self._keep = 1
         if resume:
             refuse_changes(self.folder, settings)
         else:
             refuse_non_empty(self.folder)
         if tracker != "none":
             refuse_missing_tracker(tracker)
+        refuse_deepspeed(accelerator)
 
     def start(self) -> None:
-        """Write `config.yaml` and `env.json` and start the tracker.
+        """Write `config.yaml` and `env.json`, start the tracker, tell how many processes there are.
 
         Apart from making the object, so that bad input found in between leaves no folder behind.
         """
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        print(  # by every process, so that a missing one is missed
+            f"process {rank + 1} of {processes} on {platform.node()}: {self.accelerator.device}, "
+            f"precision {self.accelerator.mixed_precision}",
+            flush=True,
+        )
         self.accelerator.wait_for_everyone()  # all have looked at the folder before it is filled
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(self.folder)
             save_settings(self._settings, self.folder / "config.yaml")
             environment = describe_environment(self.accelerator)
             (self.folder / "env.json").write_text(json.dumps(environment, indent=1) + "\n")
@@ -85,8 +99,14 @@ class Run:
         if not self.accelerator.is_main_process:
             return
         row = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self._metrics} could not be written ({error}); "
+                "make room and run again with --resume"
+            ) from None
         if self._tracker != "none":
             numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
@@ -97,54 +117,69 @@ class Run:
             return []
         return [json.loads(line) for line in self._metrics.read_text().splitlines()]
 
-    def save(
-        self, step: int, model: nn.Module, optimizer: Any, state: dict[str, Any], *, keep: int
+    def trains(
+        self, model: nn.Module, optimizer: Any, average: WeightAverage, *, keep: int
     ) -> None:
-        """Write a checkpoint (all processes must call) and drop best weights it does not name."""
+        """Tell what checkpoints are made of, and how many to keep."""
+        self._trained = {"model": model, "optimizer": _inner(optimizer), "average": average}
+        self._keep = keep
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint (all processes must call); see `checkpoint.save_checkpoint`."""
+        self._save(step, state, self._keep)
+
+    def _save(self, step: int, state: dict[str, Any], keep: int) -> None:
+        if self.accelerator.is_main_process and self._metrics.exists():
+            with self._metrics.open("rb") as file:  # no checkpoint is ahead of the logged steps
+                os.fsync(file.fileno())
         checkpoint.save_checkpoint(
             self.checkpoints,
             step=step,
-            model=model,
-            optimizer=_inner(optimizer),
             accelerator=self.accelerator,
             state=state,
             keep=keep,
+            **self._trained,
         )
-        if self.accelerator.is_main_process:
-            checkpoint.drop_older_best(self.checkpoints, step=state.get("step", 0))
 
-    def resume(
-        self, model: nn.Module, optimizer: Any, state: dict[str, Any]
-    ) -> tuple[int, dict[str, Any]]:
+    def resume(self, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Restore the newest whole checkpoint; return the steps done and the loop's state.
 
         A run that was cut before its first checkpoint begins anew with the given state.
         """
         step, saved = checkpoint.resume(
-            self.checkpoints,
-            model=model,
-            optimizer=_inner(optimizer),
-            accelerator=self.accelerator,
+            self.checkpoints, accelerator=self.accelerator, **self._trained
         )
         self._rewind(step)
         self.say(f"resuming {self.folder} after step {step}")
         return step, saved or state
 
-    def refuse_non_finite(self, loss: float, norm: float, *, step: int, rows: Any) -> None:
-        """Stop a run whose loss or gradient is not a number, before the weights are spoilt.
+    def is_finite(self, loss: float, norm: float) -> bool:
+        """Tell whether a step may be taken; the same on all processes, as loss and norm are."""
+        # Infinite gradients are expected with fp16: its scaler skips such a step by itself.
+        return math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)
 
-        The newest checkpoint is from before the fault; the rows of the batch are named.
+    def stop(
+        self, step: int, state: dict[str, Any], *, loss: float, norm: float, records: list[str]
+    ) -> NoReturn:
+        """Save and end a run whose next step has a loss or gradient that is not a number.
+
+        Args:
+            step: Steps done before the one that failed.
+            state: As for `save`.
+            loss: Of the failed step.
+            norm: Of its gradient.
+            records: The record ids of its global batch; all of them go into `metrics.jsonl`.
 
         Raises:
-            InputError: The loss or the gradient norm is NaN or infinite.
+            InputError: Always.
         """
-        # Infinite gradients are expected with fp16: its scaler skips such a step by itself.
-        if math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None):
-            return
+        self._save(step, state, self._keep + 1)  # an earlier one may be the better start
+        self.log(step + 1, failed_loss=str(loss), failed_grad_norm=str(norm), records=records)
+        more = f" and {len(records) - 16} more, see {self._metrics}" if len(records) > 16 else ""
         raise InputError(
-            f"step {step} has loss {loss} and gradient norm {norm}; rows of this process: "
-            f"{', '.join(map(str, list(rows)[:16]))}{' ...' if len(rows) > 16 else ''}; lower "
-            f"--learning_rate or look at these rows; earlier checkpoints are in {self.checkpoints}"
+            f"step {step + 1} has loss {loss} and gradient norm {norm}, so it was not taken; "
+            f"lower --learning_rate, or look at its recordings {', '.join(records[:16])}{more}; "
+            f"what came before is in {self.checkpoints / f'step-{step:06d}'}"
         )
 
     def _rewind(self, step: int) -> None:
@@ -152,7 +187,8 @@ class Run:
         if self.accelerator.is_main_process and self._metrics.exists():
             whole = [line for line in self._metrics.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in whole if json.loads(line)["step"] <= step]
-            self._metrics.write_text("".join(f"{line}\n" for line in kept))
+            with atomic_file(self._metrics) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in kept))
 
     def say(self, message: str) -> None:
         """Print a line of progress on the main process."""
@@ -177,6 +213,22 @@ def refuse_missing_tracker(tracker: str) -> None:
         raise InputError(
             f"--tracker {tracker} needs the package {tracker}: pip install 'fm-med[{tracker}]'"
         ) from None
+
+
+def refuse_deepspeed(accelerator: Accelerator) -> None:
+    """Refuse DeepSpeed: its engine steps inside the backward pass and keeps the optimiser's state.
+
+    A step could then neither be clipped and checked before it is taken, nor saved to resume bit for
+    bit. FSDP2 shards the same: gradients and optimiser like ZeRO-2, weights, too, like ZeRO-3.
+
+    Raises:
+        InputError: Accelerate was configured for DeepSpeed.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError(
+            "DeepSpeed cannot resume bit for bit here; "
+            "use recipes/accelerate/fsdp2.yaml, which shards like ZeRO-2 and ZeRO-3"
+        )
 
 
 def refuse_non_empty(folder: Path) -> None:

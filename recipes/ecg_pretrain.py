@@ -46,9 +46,12 @@ class Config:
     per_device_batch_size: int = setting(128, "pairs per process and optimiser step")
     micro_batch_size: int | None = setting(None, "pairs in memory at once; the result is the same")
     learning_rate: float = setting(1e-3, "peak, after warm-up; then half a cosine to zero")
+    heads_learning_rate: float | None = setting(None, "of projections and decoder; None: the same")
     weight_decay: float = setting(0.05, "of weight matrices")
     warmup_share: float = setting(0.1, "share of the steps")
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    ema_decay: float = setting(0.0, "keep a moving average of the weights, e.g. 0.999; 0 for none")
+    patience: int | None = setting(None, "stop after so many epochs without a better loss")
     augment: bool = setting(True, "drop leads, shift, scale, add noise and wander")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
     seed: int = setting(0, "of weights, order, augmentation")
@@ -70,7 +73,7 @@ def main(config: Config) -> None:
 
     import torch
 
-    from fm_med import distributed, hub, pairs
+    from fm_med import best_weights, distributed, hub, pairs
     from fm_med import pretraining_report as report
     from fm_med.run import Run
     from fm_med.sources.embedded import open_or_simulate
@@ -110,7 +113,8 @@ def main(config: Config) -> None:
 
     # ------------------------------------------------------------------------------- Loop
     run.start()
-    fit(config, run, task, train, validation)
+    best_step = fit(config, run, task, train, validation)
+    best_weights.load_best(run.checkpoints, step=best_step, module=task.towers)
 
     # ----------------------------------------------------------------------------- Report
     encoded = [report.encode_both(split, task, untrained, accelerator) for split in (train, test)]
@@ -168,39 +172,39 @@ def build(config: Config, train: "Pairs", text_card: dict[str, Any]) -> "Pretrai
 
 def fit(
     config: Config, run: "Run", task: "Pretraining", train: "Pairs", validation: "Pairs"
-) -> None:
-    """Train; leaves the weights with the lowest validation loss in `task.towers`."""
+) -> int:
+    """Train; return the step with the lowest validation loss, whose weights are kept."""
     import torch
 
-    from fm_med import checkpoint
+    from fm_med import optim
     from fm_med.coupled import coupled_backward
     from fm_med.meter import Meter
-    from fm_med.optim import clip_gradients, cosine_factor, parameter_groups, set_learning_rate
     from fm_med.sampling import EpochSampler, share
 
     accelerator = run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
-    batch_size = config.per_device_batch_size * processes
-    sampler = EpochSampler(len(train), batch_size, config.seed)
-    total_steps = config.num_epochs * sampler.steps_per_epoch
-    groups = parameter_groups(
-        {"towers": task.towers},
-        learning_rates={"towers": config.learning_rate},
-        weight_decay=config.weight_decay,
+    sampler = EpochSampler(len(train), config.per_device_batch_size * processes, config.seed)
+    schedule = optim.Schedule(
+        sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
+    )
+    groups = task.parameter_groups(
+        config.learning_rate, config.heads_learning_rate, config.weight_decay
     )
     model, optimizer = accelerator.prepare(task.towers, torch.optim.AdamW(groups))
+    average = optim.WeightAverage(task.towers, config.ema_decay)
+    run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     run.say(
         f"{len(train)} pairs, {sampler.batch_size} per step on {processes} process(es), "
-        f"{total_steps} steps, precision {accelerator.mixed_precision}, {accelerator.device}"
+        f"{schedule.total_steps} steps"
     )
     step, best = 0, {"step": 0, "validation_loss": float("inf")}
     if config.resume:
-        step, best = run.resume(model, optimizer, best)
-    with Meter(accelerator, total=total_steps, done=step) as meter:
-        while step < total_steps:
-            set_learning_rate(optimizer, cosine_factor(step, total_steps, config.warmup_share))
-            epoch, rows = sampler.batch(step)
-            rows = share(rows, rank=rank, world_size=processes)
+        step, best = run.resume(best)
+    with Meter(accelerator, total=schedule.total_steps, done=step) as meter:
+        while not schedule.ended(step, best["step"]):
+            optim.set_learning_rate(optimizer, schedule.factor(step))
+            epoch, batch = sampler.batch(step)
+            rows = share(batch, rank=rank, world_size=processes)
             inputs, targets = task.batch(train, rows, epoch=epoch, device=accelerator.device)
             meter.data_ready()
             loss = coupled_backward(
@@ -212,19 +216,21 @@ def fit(
                 row_loss=task.row_loss,
                 micro_batch_size=config.micro_batch_size,
             ).item()
-            norm = clip_gradients(accelerator, model, config.max_grad_norm)
-            run.refuse_non_finite(loss, norm, step=step, rows=rows)
+            norm = optim.clip_gradients(accelerator, model, config.max_grad_norm)
+            if not run.is_finite(loss, norm):
+                run.stop(step, best, loss=loss, norm=norm, records=train.record_ids(batch))
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            meter.step(samples=batch_size, loss=loss)
+            average.update(step)
+            meter.step(samples=len(batch), loss=loss)
             run.log(step, epoch=epoch, loss=loss, grad_norm=norm, **meter.rates())
             if step % sampler.steps_per_epoch == 0:
-                best = task.evaluate(run, validation, step=step, epoch=epoch, best=best)
-            if step % config.checkpoint_every == 0 or step == total_steps:
-                run.save(step, model, optimizer, best, keep=config.keep_checkpoints)
-    if best["step"]:
-        checkpoint.load_best(run.checkpoints, step=best["step"], module=task.towers)
+                with average.in_place():
+                    best = task.evaluate(run, validation, step=step, epoch=epoch, best=best)
+            if schedule.ended(step, best["step"]) or step % config.checkpoint_every == 0:
+                run.save(step, best)
+    return best["step"]
 
 
 if __name__ == "__main__":
