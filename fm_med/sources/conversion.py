@@ -55,7 +55,6 @@ FEW_ROWS = 2000  # below this, starting processes takes longer than reading
 class Piece:
     """Consecutive recordings of one split, and the files that they become."""
 
-    split: str
     rows: pa.Table
     schema: pa.Schema
     shard: Path
@@ -120,9 +119,9 @@ def convert_recordings(
             rows_per_shard=rows_per_shard,
         )
     work = _work_folder(target, rows, f"{options} {rows_per_shard}")
-    notes = _convert_splits(splits, work, workers, rows_per_shard)
+    note = _convert_splits(splits, work, workers, rows_per_shard)
     try:
-        finish_conversion(work / "cohort", target, card, notes.values())
+        finish_conversion(work / "cohort", target, card, [note])
     except InputError:
         shutil.rmtree(work)
         raise
@@ -148,24 +147,23 @@ def _convert_part(
     if is_done(folder, source):
         return folder
     work = _work_folder(free_destination(folder), rows, f"{options} {rows_per_shard}")
-    notes = _convert_splits(mine, work, workers, rows_per_shard)
-    finish_part(work / "cohort", folder, PartNote(str(shard), source, card, notes))
+    note = _convert_splits(mine, work, workers, rows_per_shard)
+    finish_part(work / "cohort", folder, PartNote(str(shard), source, card, note))
     shutil.rmtree(work)
     return folder
 
 
 def _convert_splits(
     splits: dict[str, pa.Table], work: Path, workers: int | None, rows_per_shard: int
-) -> dict[str, ConversionNote]:
+) -> ConversionNote:
     """Convert all rows of the splits and return what came of them besides the rows."""
-    notes: dict[str, ConversionNote] = {split: ConversionNote() for split in splits}
     pieces = list(_cut(splits, work, rows_per_shard))
     _convert_pieces(pieces, workers)
-    for piece in pieces:
-        note = json.loads(piece.note.read_text(encoding="utf-8"))
-        notes[piece.split].skipped.extend(note["skipped"])
-        notes[piece.split].sampling_rates.extend(note["sampling_rates"])
-    return notes
+    notes = [json.loads(piece.note.read_text(encoding="utf-8")) for piece in pieces]
+    return ConversionNote(
+        skipped=[record for note in notes for record in note["skipped"]],
+        sampling_rates=sorted({rate for note in notes for rate in note["sampling_rates"]}),
+    )
 
 
 def _work_folder(target: Path, rows: pa.Table, options: str) -> Path:
@@ -193,7 +191,7 @@ def _cut(splits: dict[str, pa.Table], work: Path, rows_per_shard: int) -> Iterat
         for index, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
             shard = shard_path(work / "cohort", split, index)
             note = work / "notes" / f"{shard.stem}.json"
-            yield Piece(split, rows.slice(start, rows_per_shard), schema, shard, note)
+            yield Piece(rows.slice(start, rows_per_shard), schema, shard, note)
 
 
 def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:

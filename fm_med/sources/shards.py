@@ -11,8 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from fm_med.cohort import CohortCard
 from fm_med.cohort.checking import first_of
-from fm_med.cohort.tables import DATA_FOLDER, content_hash, in_split_order, shard_files
+from fm_med.cohort.tables import DATA_FOLDER, content_hash, shard_files
 from fm_med.cohort.writing import (
     begin_hidden_folder,
     finish_cohort,
@@ -92,8 +92,8 @@ class ConversionNote:
         sampling_rates: Those that were seen, in Hz.
     """
 
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    sampling_rates: list[float] = field(default_factory=list)
+    skipped: list[tuple[str, str]]
+    sampling_rates: list[float]
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class PartNote:
         shard: Which of the parts it is, as "2/8".
         source: Hash of the table and of all options; equal for parts of one conversion.
         card: The cohort's card, without counts and fingerprint.
-        notes: By split.
+        note: What came of its recordings besides the rows.
     """
 
     shard: str
     source: str
     card: CohortCard
-    notes: dict[str, ConversionNote]
+    note: ConversionNote
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def read_part(folder: Path) -> Part:
         shard=note["shard"],
         source=note["source"],
         card=CohortCard(**note["card"]),
-        notes={split: ConversionNote(**values) for split, values in note["notes"].items()},
+        note=ConversionNote(**note["note"]),
         folder=folder,
     )
 
@@ -200,19 +200,17 @@ def merge_parts(
         found[0].card,
         allow_duplicates=allow_duplicates or any(part.card.allow_duplicates for part in found),
     )
-    splits = in_split_order({split for part in found for split in part.notes})
-    notes = [part.notes[split] for split in splits for part in found if split in part.notes]
     work = begin_hidden_folder(target)
     try:
         _join_files(found, work)
-        finish_conversion(work, target, card, notes)
+        finish_conversion(work, target, card, [part.note for part in found])
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
 
 
 def finish_conversion(
-    work: Path, target: Path, card: CohortCard, notes: Iterable[ConversionNote]
+    work: Path, target: Path, card: CohortCard, notes: list[ConversionNote]
 ) -> None:
     """Check the shards in `work` and make them the cohort `target`; see `finish_cohort`.
 
@@ -220,9 +218,8 @@ def finish_conversion(
         work: The hidden folder with the shards.
         target: The cohort's folder.
         card: The card; a sampling rate of 0 is replaced by the one that all recordings share.
-        notes: Of all recordings.
+        notes: Of all recordings, in their order.
     """
-    notes = list(notes)
     rates = {rate for note in notes for rate in note.sampling_rates}
     if not card.sampling_rate and len(rates) == 1:
         card = replace(card, sampling_rate=rates.pop())
