@@ -61,17 +61,29 @@ class EpochSampler:
         return epoch, self.order(epoch)[first : first + self.batch_size]
 
 
+def refuse_batch(rows: int, world_size: int, micro_batch_size: int | None) -> None:
+    """Refuse a global batch that cannot be cut as wanted, before anything is written.
+
+    Raises:
+        InputError: Fewer rows than processes, so that one would have nothing to do, or empty
+            micro-batches.
+    """
+    if rows < world_size:
+        raise InputError(
+            f"a batch of {rows} rows cannot be shared by {world_size} processes; "
+            "use fewer processes or a larger batch"
+        )
+    if micro_batch_size is not None and micro_batch_size < 1:
+        raise InputError(f"micro_batch_size must be at least 1, not {micro_batch_size}")
+
+
 def share(rows: np.ndarray, *, rank: int, world_size: int) -> np.ndarray:
     """Return one process's part of a global batch: contiguous, sizes differing by one at most.
 
     Raises:
-        InputError: Fewer rows than processes, so that a process would have nothing to do.
+        InputError: Fewer rows than processes.
     """
-    if len(rows) < world_size:
-        raise InputError(
-            f"a batch of {len(rows)} rows cannot be shared by {world_size} processes; "
-            "use fewer processes or a larger batch"
-        )
+    refuse_batch(len(rows), world_size, None)
     return np.array_split(rows, world_size)[rank]
 
 

@@ -112,7 +112,6 @@ def main(config: Config) -> None:
     untrained = copy.deepcopy(task.towers.encoder)
 
     # ------------------------------------------------------------------------------- Loop
-    run.start()
     best_step = fit(config, run, task, train, validation)
     best_weights.load_best(run.checkpoints, step=best_step, module=task.towers)
 
@@ -179,7 +178,7 @@ def fit(
     from fm_med import optim
     from fm_med.coupled import coupled_backward
     from fm_med.meter import Meter
-    from fm_med.sampling import EpochSampler, share
+    from fm_med.sampling import EpochSampler, refuse_batch, share
 
     accelerator = run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -192,15 +191,15 @@ def fit(
     )
     model, optimizer = accelerator.prepare(task.towers, torch.optim.AdamW(groups))
     average = optim.WeightAverage(task.towers, config.ema_decay)
+    size, steps = sampler.batch_size, schedule.total_steps
+    run.say(f"{len(train)} pairs, {size} per step on {processes} process(es), {steps} steps")
+    refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
+    run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
-    run.say(
-        f"{len(train)} pairs, {sampler.batch_size} per step on {processes} process(es), "
-        f"{schedule.total_steps} steps"
-    )
-    step, best = 0, {"step": 0, "validation_loss": float("inf")}
-    if config.resume:
-        step, best = run.resume(best)
-    with Meter(accelerator, total=schedule.total_steps, done=step) as meter:
+    best = {"step": 0, "validation_loss": float("inf")}
+    step, best = run.resume(best) if config.resume else (0, best)
+    model.train()
+    with Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):
             optim.set_learning_rate(optimizer, schedule.factor(step))
             epoch, batch = sampler.batch(step)
