@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fm_med.cohort.card import CohortCard, read_card
 from fm_med.cohort.checking import equal_recordings, first_of, quick_problems
-from fm_med.cohort.tables import BytesColumn, open_shards
+from fm_med.cohort.tables import TableRows, open_shards
 from fm_med.errors import InputError
 
 SKIPPED_FILE = "skipped.csv"
@@ -29,8 +29,7 @@ class Cohort:
         self.path = path
         self.card = card
         self.splits = splits
-        self._bytes: dict[tuple[str, str], BytesColumn] = {}
-        self._joined: dict[tuple[str, str], pa.Array] = {}
+        self._rows = {split: TableRows(table) for split, table in splits.items()}
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +55,7 @@ class Cohort:
         names = table.column_names if columns is None else columns
         for name in names:
             self._require(split, name)
-        return pa.table({name: self._take(split, name, rows) for name in names})
+        return self._rows[split].take(rows, names)
 
     def column(self, split: str, name: str) -> np.ndarray | list:
         """Return one whole column of a split.
@@ -87,17 +86,6 @@ class Cohort:
         names = self._split(split).column_names
         if name not in names:
             raise InputError(f"{self.path} has no column {name!r}; it has {', '.join(names)}")
-
-    def _take(self, split: str, name: str, rows: np.ndarray) -> pa.Array:
-        key = (split, name)
-        column = self.splits[split].column(name)
-        if pa.types.is_large_binary(column.type) and not column.null_count:
-            if key not in self._bytes:
-                self._bytes[key] = BytesColumn(column)
-            return self._bytes[key].take(rows)
-        if key not in self._joined:
-            self._joined[key] = column.combine_chunks()
-        return self._joined[key].take(pa.array(rows))
 
 
 def open_cohort(path: str | os.PathLike[str]) -> Cohort:

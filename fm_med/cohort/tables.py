@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,34 @@ class BytesColumn:
             data[place : place + last - first] = self._chunks[chunk][first:last]
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
         return pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)
+
+
+class TableRows:
+    """The rows of a table by their numbers.
+
+    Bytes (signals) are gathered from where they lie, for example a memory-mapped file; every other
+    column that is asked for is joined once and kept in memory (about 1 kB per row for all of them).
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        """Hold the table; nothing is read yet."""
+        self.table = table
+        self._bytes: dict[str, BytesColumn] = {}
+        self._joined: dict[str, pa.Array] = {}
+
+    def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
+        """Return `rows` (n,), in this order and with repeats, of the columns `names`."""
+        return pa.table({name: self._take(name, rows) for name in names})
+
+    def _take(self, name: str, rows: np.ndarray) -> pa.Array:
+        column = self.table.column(name)
+        if pa.types.is_large_binary(column.type) and not column.null_count:
+            if name not in self._bytes:
+                self._bytes[name] = BytesColumn(column)
+            return self._bytes[name].take(rows)
+        if name not in self._joined:
+            self._joined[name] = column.combine_chunks()
+        return self._joined[name].take(pa.array(rows))
 
 
 def _offsets(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:
