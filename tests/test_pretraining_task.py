@@ -218,11 +218,12 @@ def test_exchanged_embeddings_find_none_first():
 
 
 def test_the_gallery_holds_each_report_once():
-    """Three of four recordings share a report; the fourth is nearest to it, its own is second."""
-    signal = [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0.9, 0.2, 0]]
-    reports = [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]]
-    scores, _ = scored(signal, reports, [1, 1, 1, 2])
-    assert scores["recall_at_1"] == 0.75
+    """Twelve of thirteen recordings share a report; the last is nearest to it, its own is second."""
+    signal = [[1, 0, 0]] * 12 + [[0.9, 0.2, 0]]
+    reports = [[1, 0, 0]] * 12 + [[0, 1, 0]]
+    scores, _ = scored(signal, reports, [1] * 12 + [2])
+    assert scores["recall_at_1"] == pytest.approx(12 / 13)
+    assert scores["recall_at_10"] == 1  # twelve copies of the common report are one place
     assert scores["signal_from_report_recall_at_1"] == 1.0  # two reports, each finds its own
 
 
