@@ -135,9 +135,8 @@ class StreamedRows:
         """
         end = 0
         for window in self._windows():
-            first, end = end, end + len(window.order)
-            if end > self._rows_seen:
-                yield from self._shares(window, first)
+            yield from self._shares(window, end)
+            end += len(window.order)
         if end == 0:
             raise InputError(f"{self._pieces.name} has no rows")
         self.epoch, self._rows_seen = self.epoch + 1, 0

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -92,10 +93,6 @@ def flat(lists):
 
 def numbers(batches, column="number"):
     return [batch.rows[column].to_pylist() for batch in batches]
-
-
-def an_epoch(pieces, **options):
-    return numbers(StreamedRows(pieces, **({"batch_size": 4, "seed": 0} | options)))
 
 
 WORKER = """
@@ -271,18 +268,27 @@ def test_windows_consumed_before_a_resume_are_not_read():
 
 
 def test_order_is_that_of_seed_and_epoch():
-    sizes = [50] * 4
-    stream = StreamedRows(FakePieces(sizes), batch_size=10, shuffle_buffer=100, seed=0)
-    first, second = (flat(numbers(stream)) for _ in range(2))
-    assert first != second
-    assert first == flat(an_epoch(FakePieces(sizes), batch_size=10, shuffle_buffer=100))
-    other = flat(an_epoch(FakePieces(sizes), batch_size=10, shuffle_buffer=100, seed=1))
-    assert first != other
-    # windows are shuffled within themselves, and differently from each other
-    half = np.array(first[:100]) // 50
-    assert len(set(half.tolist())) == 2
-    assert 20 < np.sum(half[:50] == half[0]) < 40
-    assert np.argsort(first[:100]).tolist() != np.argsort(first[100:]).tolist()
+    def two_epochs(sizes, shuffle_buffer, seed=0):
+        options = {"batch_size": 10, "shuffle_buffer": shuffle_buffer, "seed": seed}
+        stream = StreamedRows(FakePieces(sizes), **options)
+        return [np.array(flat(numbers(stream))) for _ in range(2)]
+
+    # one piece in two windows: only the rows within a window change places
+    first, second = two_epochs([200], 100)
+    assert sorted(first[:100]) == list(range(100))
+    assert (first[:100] != second[:100]).any()
+    assert (first[:100] != first[100:] - 100).any()
+    # one window per piece: the pieces change places
+    first, second = two_epochs([10] * 20, 10)
+    assert (np.diff(first.reshape(20, 10) // 10) == 0).all()
+    assert (first[::10] // 10 != second[::10] // 10).any()
+    # two pieces to a window: their rows are mixed
+    first, second = two_epochs([50] * 4, 100)
+    pieces = first[:100] // 50
+    assert len(set(pieces.tolist())) == 2
+    assert 10 < np.sum(pieces[:50] == pieces[0]) < 40
+    np.testing.assert_array_equal(first, two_epochs([50] * 4, 100)[0])
+    assert (first != two_epochs([50] * 4, 100, seed=1)[0]).any()
 
 
 def test_a_cohort_and_datasets_give_the_same_rows(cohort, plain):
@@ -325,12 +331,13 @@ def test_bad_input_is_refused(cohort, plain, tmp_path):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 from fm_med.cohort.pieces import open_pieces
 from fm_med.streaming import StreamedRows
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # in kB; ru_maxrss would begin at the peak of the process that started this one
+    with open("/proc/self/status") as status:
+        return int(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1])
 
 stream = StreamedRows(
     open_pieces(sys.argv[1], "train"), batch_size=64, shuffle_buffer=512, seed=0
@@ -342,6 +349,7 @@ print(rows, peak() - before)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_stays_flat(tmp_path):
     """80 MB of signals are read with a few MB of memory, pages of mapped files included."""
     folder = write(tmp_path / "large", 4000, rows_per_shard=1000, size=20000)
