@@ -183,6 +183,7 @@ def fit(
     accelerator = run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = EpochSampler(len(train), config.per_device_batch_size * processes, config.seed)
+    refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     schedule = optim.Schedule(
         sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
     )
@@ -193,7 +194,6 @@ def fit(
     average = optim.WeightAverage(task.towers, config.ema_decay)
     size, steps = sampler.batch_size, schedule.total_steps
     run.say(f"{len(train)} pairs, {size} per step on {processes} process(es), {steps} steps")
-    refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     best = {"step": 0, "validation_loss": float("inf")}

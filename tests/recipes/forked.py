@@ -22,7 +22,7 @@ def run(*argv, log, processes=1, kill=None, timeout=120):
         argv: Of the recipe.
         log: File for what the processes print.
         processes: How many; they find each other through the environment, as under torchrun.
-        kill: (module, function, call, part) for the main process: SIGKILL in that call.
+        kill: (module, function, call, part) for the main process; see `die_in`.
         timeout: Seconds until hanging processes are killed.
     """
     with socket.socket() as free:
@@ -75,7 +75,8 @@ def die_in(module, function, call, part):
         function: Its name; dots reach into a class.
         call: 1 for the first.
         part: "before" it does anything, "after" it is done, or "half": after it wrote a file of
-            which the second half is then missing.
+            which the second half is then missing. With "full" it does not die, but finds the disk
+            full.
     """
     place = importlib.import_module(module)
     *inside, name = function.split(".")
@@ -85,6 +86,8 @@ def die_in(module, function, call, part):
 
     def last(*args, **kwargs):
         calls[0] += 1
+        if calls[0] == call and part == "full":
+            raise OSError(28, "No space left on device")
         if calls[0] == call and part == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         result = original(*args, **kwargs)
