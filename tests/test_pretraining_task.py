@@ -218,7 +218,7 @@ def test_exchanged_embeddings_find_none_first():
 
 
 def test_the_gallery_holds_each_report_once():
-    """Twelve of thirteen recordings share a report; the last is nearest to it, its own is second."""
+    """Twelve of thirteen recordings share a report; the last is nearest to that one."""
     signal = [[1, 0, 0]] * 12 + [[0.9, 0.2, 0]]
     reports = [[1, 0, 0]] * 12 + [[0, 1, 0]]
     scores, _ = scored(signal, reports, [1] * 12 + [2])
