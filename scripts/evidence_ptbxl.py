@@ -12,9 +12,10 @@ an encoder pretrained on simulated pairs only, and logistic regression on signal
 """
 
 import argparse
-import subprocess
-import sys
+import runpy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--text_encoder", required=True)
     parser.add_argument("--simulated", required=True, help="model pretrained on simulated pairs")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--num_epochs", type=int, default=20)
+    parser.add_argument("--num_epochs", type=int, default=30)
     arguments = parser.parse_args()
     cohort = open_cohort(arguments.cohort)
     table = pa.concat_tables([cohort.splits[split] for split in SPLITS]).combine_chunks()
@@ -50,26 +51,22 @@ def main() -> None:
     fold = patient_folds(labels, subjects, folds=FOLDS)
     data = LabelledFeatures(np.zeros((len(labels), 1)), labels, subjects, tuple(names))
     rows = {"signal statistics": scores(data, fold, [signal_statistics(table)] * FOLDS)}
-    models = {"random encoder": ["dual_attention"] * FOLDS}
-    models["simulated pairs only"] = [arguments.simulated] * FOLDS
+    for name, encoder in (
+        ("random encoder", "dual_attention"),
+        ("simulated pairs only", arguments.simulated),
+    ):
+        rows[name] = scores(data, fold, [encode(*start(encoder), table)] * FOLDS)
     for source in ("report", "statements"):
-        for start, encoder in (("scratch", "dual_attention"), ("simulated", arguments.simulated)):
-            runs = [
-                pretrained(
-                    cohort,
-                    table,
-                    fold,
-                    k,
-                    source=source,
-                    encoder=encoder,
-                    start=start,
-                    arguments=arguments,
-                )
-                for k in range(FOLDS)
-            ]
-            models[f"PTB-XL {source}s, from {start}".replace("statementss", "statements")] = runs
-    for name, encoders in models.items():
-        rows[name] = scores(data, fold, [encode(encoder, table) for encoder in encoders])
+        for origin, encoder in (("scratch", "dual_attention"), ("simulated", arguments.simulated)):
+            job = Job(source, encoder, arguments.text_encoder, arguments.num_epochs)
+            features = []
+            for k in range(FOLDS):
+                folder = arguments.output / f"cohort-fold-{k}"
+                if not folder.exists():
+                    write_fold(cohort, table, fold, k, folder)
+                run = arguments.output / f"{source}-{origin}-fold-{k}"
+                features.append(pretrained_features(job, folder, run, table))
+            rows[f"PTB-XL pairs ({source}), from {origin}"] = scores(data, fold, features)
     print(f"{len(labels)} recordings of {len(set(subjects))} patients, {FOLDS} folds")
     print("| encoder | NORM AUROC | superclass macro AUROC |\n|---|---|---|")
     for name, score in rows.items():
@@ -85,40 +82,52 @@ def scores(data: LabelledFeatures, fold: np.ndarray, features: list[np.ndarray])
     return LabelScores(score, data.labels, data.subject_id, data.names)
 
 
-def pretrained(
-    cohort: Cohort,
-    table: pa.Table,
-    fold: np.ndarray,
-    k: int,
-    *,
-    source: str,
-    encoder: str,
-    start: str,
-    arguments: argparse.Namespace,
-) -> str:
-    """Return the model pretrained without the patients of fold k; trained if not there yet."""
-    run = arguments.output / f"{source}-{start}-fold-{k}"
-    if not (run / "model").exists():
-        command = [
-            sys.executable,
-            str(RECIPE),
-            f"--cohort={fold_cohort(cohort, table, fold, k, arguments.output)}",
-            f"--text_encoder={arguments.text_encoder}",
-            f"--text_source={source}",
-            f"--encoder={encoder}",
-            f"--num_epochs={arguments.num_epochs}",
-            "--per_device_batch_size=64",
-            f"--output={run}",
-        ]
-        subprocess.run(command, check=True)
-    return str(run / "model")
+@dataclass(frozen=True)
+class Job:
+    """What one pretraining run of the table is made of."""
+
+    source: str
+    encoder: str
+    text_encoder: str
+    num_epochs: int
 
 
-def fold_cohort(cohort: Cohort, table: pa.Table, fold: np.ndarray, k: int, output: Path) -> Path:
-    """Write the cohort whose test split is fold k and whose validation split is a tenth more."""
-    folder = output / f"cohort-fold-{k}"
-    if folder.exists():
-        return folder
+def pretrained_features(job: Job, cohort: Path, folder: Path, table: pa.Table) -> np.ndarray:
+    """Pretrain with the recipe's own functions; return features of every recording."""
+    import torch
+
+    from fm_med import best_weights, distributed, pairs
+    from fm_med.run import Run
+
+    if (folder / "features.npy").exists():
+        return np.load(folder / "features.npy")
+    recipe = runpy.run_path(str(RECIPE))
+    config = recipe["Config"](
+        cohort=str(cohort),
+        text_encoder=job.text_encoder,
+        text_source=job.source,
+        encoder=job.encoder,
+        num_epochs=job.num_epochs,
+        per_device_batch_size=32,
+        output=str(folder),
+    )
+    opened = open_cohort(cohort)
+    store = pairs.report_store(opened, job.text_encoder, job.source)
+    train, validation = (
+        pairs.read_pairs(opened, split, store, job.source) for split in ("train", "validation")
+    )
+    run = Run(folder, config, distributed.accelerator())
+    torch.manual_seed(config.seed)
+    task = recipe["build"](config, train, store.encoder.card)
+    best = recipe["fit"](config, run, task, train, validation)
+    best_weights.load_best(run.checkpoints, step=best, module=task.towers)
+    features = encode(task.towers.encoder, task.processor, table)
+    np.save(folder / "features.npy", features)
+    return features
+
+
+def write_fold(cohort: Cohort, table: pa.Table, fold: np.ndarray, k: int, folder: Path) -> None:
+    """Write the cohort whose test split is fold k; a tenth of the other patients validates."""
     labels = np.zeros((len(fold), 0), bool)
     subjects = np.array(table["subject_id"].to_pylist())
     tenth = patient_folds(labels, subjects, folds=10, seed=k) == 0
@@ -126,23 +135,28 @@ def fold_cohort(cohort: Cohort, table: pa.Table, fold: np.ndarray, k: int, outpu
     with CohortWriter(folder, cohort.card, table.schema) as writer:
         for name in SPLITS:
             writer.write(name, table.filter(pa.array(split == name)))
-    return folder
 
 
-def encode(encoder: str, table: pa.Table) -> np.ndarray:
-    """Return pooled features (rows, pooled_size) of an encoder's name or a model folder."""
+def start(encoder: str) -> tuple[Any, Any]:
+    """Return an encoder by its name, randomly initialised, or from a model folder."""
     import torch
 
     from fm_med.hub import start_encoder
 
     torch.manual_seed(0)
-    model, processor = start_encoder(encoder, sampling_rate=100.0, seconds=10.0)
-    model.eval()
+    return start_encoder(encoder, sampling_rate=100.0, seconds=10.0)
+
+
+def encode(encoder: Any, processor: Any, table: pa.Table) -> np.ndarray:
+    """Return pooled features (rows, pooled_size)."""
+    import torch
+
+    encoder.eval()
     parts = []
     for first in range(0, len(table), 128):
         inputs = processor.from_stored(decode(table.slice(first, 128)))
         with torch.inference_mode():
-            parts.append(model(**inputs).pooler_output.numpy())
+            parts.append(encoder(**inputs).pooler_output.numpy())
     return np.concatenate(parts)
 
 
