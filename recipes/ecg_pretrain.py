@@ -68,7 +68,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Data, model, loop, report."""
-    import copy
     from pathlib import Path
 
     import torch
@@ -109,7 +108,7 @@ def main(config: Config) -> None:
     # ------------------------------------------------------------------------------ Model
     torch.manual_seed(config.seed)
     task = build(config, train, {**store.encoder.card, "source": config.text_source})
-    untrained = copy.deepcopy(task.towers.encoder)
+    untrained = type(task.towers.encoder)(task.towers.encoder.config)  # baseline: random weights
 
     # ------------------------------------------------------------------------------- Loop
     best_step = fit(config, run, task, train, validation)
