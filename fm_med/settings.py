@@ -91,7 +91,14 @@ def read_settings(kind: type[Settings], parser: ArgumentParser, argv: Sequence[s
         namespace = parser.parse_args(_join_lists(_bare_flags(argv, booleans), lists))
     except ArgumentError as error:
         raise InputError(_one_line(str(error), names)) from None
-    return kind(**{name: namespace[name] for name in names})
+    return kind(**{name: _plain(namespace[name]) for name in names})
+
+
+def _plain(value: Any) -> Any:
+    """Return the int or float inside a restricted number, which YAML could not write."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
 
 
 def _bare_flags(argv: Sequence[str], booleans: set[str]) -> list[str]:
@@ -124,6 +131,16 @@ def _one_line(message: str, names: list[str]) -> str:
     """Fold a parser's message into one line and suggest the name that was probably meant."""
     message = re.sub(r"\s+", " ", message).strip()
     message = message.replace("typing.Literal", "one of ")
+    restricted = re.search(
+        r'Parser key "(\w+)": .*?Not of type \w+: (?:(.+?) )?'
+        r"does not conform to restriction (.+?)(?: - Expected|$)",
+        message,
+    )
+    if restricted:
+        name, value, rule = restricted.groups()
+        value = value or message.rsplit("Given value: ", 1)[-1]
+        return f"{name} is {value}, expected {rule.replace('v', name)}"
+    message = re.sub(r'Parser key "(\w+)":', r"\1:", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     unknown = re.search(r"unrecognized arguments: --(\w+)|Option '(\w+)' is not accepted", message)
     if not unknown:

@@ -10,6 +10,14 @@ Without --cohort it runs on a simulated cohort with known truth, made on first u
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
 from fm_med.settings import launch, setting
 
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ class Config:
 
     # Data
     cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
-    subjects: int = setting(2500, "persons in the simulated cohort")
+    subjects: PositiveInt = setting(2500, "persons in the simulated cohort")
     text_encoder: str = setting("embedded", "Hub id or folder; 'embedded' trains a small BERT")
     text_source: Literal["report", "statements"] = setting("report", "reports or SCP statements")
     text_pooling: Literal["mean", "last", "cls"] = setting("mean", "from tokens to one vector")
@@ -32,35 +40,35 @@ class Config:
     text_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision")
     text_device_map: str | None = setting(None, "spread a large text model: auto, balanced, ...")
     text_revision: str | None = setting(None, "commit, tag or branch of the text model")
-    sampling_rate: float = setting(100.0, "Hz that the encoder sees")
-    seconds: float = setting(10.0, "length that the encoder sees")
+    sampling_rate: PositiveFloat = setting(100.0, "Hz that the encoder sees")
+    seconds: PositiveFloat = setting(10.0, "length that the encoder sees")
     shuffle_reports: bool = setting(False, "control: give each recording another one's report")
     # Model
     encoder: str = setting("dual_attention", "name to start from scratch, or a folder or Hub id")
-    embedding_dim: int = setting(128, "width of the shared space")
+    embedding_dim: PositiveInt = setting(128, "width of the shared space")
     objective: Literal["infonce", "siglip", "cosine"] = setting("infonce", "alignment loss")
-    temperature: float = setting(0.07, "initial temperature of the similarities")
-    reconstruction_weight: float = setting(0.0, "weight of rebuilding masked leads; 0 for none")
+    temperature: PositiveFloat = setting(0.07, "initial temperature of the similarities")
+    reconstruction_weight: NonNegativeFloat = setting(0.0, "of rebuilding dropped leads; 0: none")
     # Loop
-    num_epochs: int = setting(12, "passes over the training split")
-    per_device_batch_size: int = setting(128, "pairs per process and optimiser step")
-    micro_batch_size: int | None = setting(None, "pairs in memory at once; the result is the same")
-    learning_rate: float = setting(1e-3, "peak, after warm-up; then half a cosine to zero")
-    heads_learning_rate: float | None = setting(None, "of projections and decoder; None: the same")
-    weight_decay: float = setting(0.05, "of weight matrices")
-    warmup_share: float = setting(0.1, "share of the steps")
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
-    ema_decay: float = setting(0.0, "keep a moving average of the weights, e.g. 0.999; 0 for none")
-    patience: int | None = setting(None, "stop after so many epochs without a better loss")
+    num_epochs: PositiveInt = setting(12, "passes over the training split")
+    per_device_batch_size: PositiveInt = setting(128, "pairs per process and optimiser step")
+    micro_batch_size: PositiveInt | None = setting(None, "pairs in memory; same result")
+    learning_rate: PositiveFloat = setting(1e-3, "peak; then half a cosine to zero")
+    heads_learning_rate: PositiveFloat | None = setting(None, "of the heads; None: the same")
+    weight_decay: NonNegativeFloat = setting(0.05, "of weight matrices")
+    warmup_share: ClosedUnitInterval = setting(0.1, "share of the steps")
+    max_grad_norm: PositiveFloat = setting(1.0, "gradients are clipped to this norm")
+    ema_decay: ClosedUnitInterval = setting(0.0, "average the weights, say .999; 0: no")
+    patience: PositiveInt | None = setting(None, "stop after so many epochs without a better loss")
     augment: bool = setting(True, "drop leads, shift, scale, add noise and wander")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
-    seed: int = setting(0, "of weights, order, augmentation")
-    checkpoint_every: int = setting(100, "steps")
-    keep_checkpoints: int = setting(2, "number")
+    seed: NonNegativeInt = setting(0, "of weights, order, augmentation")
+    checkpoint_every: PositiveInt = setting(100, "steps")
+    keep_checkpoints: PositiveInt = setting(2, "number")
     # Output
     labels: str | None = setting(None, "label set of the final evaluation; default: the first")
     prompts: str | None = setting(None, "zero-shot prompts: JSON file; default: by label set")
-    probe_labels: int = setting(150, "labelled persons of the linear probe")
+    probe_labels: PositiveInt = setting(150, "labelled persons of the linear probe")
     output: str = setting("runs/ecg_pretrain", "folder of the run")
     resume: bool = setting(False, "continue the run in --output")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "beside JSONL")
@@ -70,7 +78,7 @@ def main(config: Config) -> None:
     """Data, model, loop, report."""
     from pathlib import Path
 
-    import torch
+    from accelerate.utils import set_seed
 
     from fm_med import best_weights, distributed, hub, pairs
     from fm_med import pretraining_report as report
@@ -106,7 +114,7 @@ def main(config: Config) -> None:
         train = pairs.shuffled_reports(train, config.seed)
 
     # ------------------------------------------------------------------------------ Model
-    torch.manual_seed(config.seed)
+    set_seed(config.seed)  # the same weights on all processes
     task = build(config, train, {**store.encoder.card, "source": config.text_source})
     untrained = type(task.towers.encoder)(task.towers.encoder.config)  # baseline: random weights
 
@@ -173,9 +181,10 @@ def fit(
 ) -> int:
     """Train; return the step with the lowest validation loss, whose weights are kept."""
     import torch
+    from accelerate.utils import set_seed
 
     from fm_med import optim
-    from fm_med.coupled import coupled_backward
+    from fm_med.coupled import coupled_backward, refuse_batch_norm
     from fm_med.meter import Meter
     from fm_med.sampling import EpochSampler, refuse_batch, share
 
@@ -183,6 +192,8 @@ def fit(
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = EpochSampler(len(train), config.per_device_batch_size * processes, config.seed)
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
+    if processes > 1 or config.micro_batch_size is not None:
+        refuse_batch_norm(task.towers)
     schedule = optim.Schedule(
         sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
     )
@@ -193,6 +204,7 @@ def fit(
     average = optim.WeightAverage(task.towers, config.ema_decay)
     size, steps = sampler.batch_size, schedule.total_steps
     run.say(f"{len(train)} pairs, {size} per step on {processes} process(es), {steps} steps")
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     best = {"step": 0, "validation_loss": float("inf")}

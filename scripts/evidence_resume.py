@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FLAGS = "--num_epochs 6 --checkpoint_every 2 --ema_decay 0.9 --probe_labels 30"
+FLAGS = "--num_epochs 3 --checkpoint_every 2 --ema_decay 0.9 --probe_labels 30"
 
 
 def make_data(place: Path):
@@ -141,7 +141,8 @@ def main():
                 same = "equal" if one[name] == other[name] else "DIFFERENT"
                 print(f"{processes:>9}  {name} ({len(one[name])}): {same}", flush=True)
             if one != other:
-                sys.exit(1)
+                files = one["files"].items() ^ other["files"].items()
+                sys.exit(f"different files: {sorted({name for name, _ in files})}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from fm_med.errors import InputError
 from fm_med.settings import (
@@ -105,6 +106,32 @@ def test_bad_input_is_refused_in_one_line(argv, message):
     with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
         parse(*argv)
     assert "\n" not in str(caught.value)
+
+
+@dataclass
+class Restricted:
+    share: ClosedUnitInterval = setting(0.1, "share")
+    rows: PositiveInt | None = setting(None, "rows")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--share", "2"], "share is 2, expected share>=0 and share<=1"),
+        (["--rows", "0"], "rows is 0, expected rows>0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_their_range(argv, message):
+    with pytest.raises(InputError) as caught:
+        parse_settings(Restricted, argv)
+    assert str(caught.value) == message
+
+
+def test_restricted_numbers_are_plain_numbers(tmp_path):
+    settings = parse_settings(Restricted, ["--share", "0.5", "--rows", "3"])
+    assert (type(settings.share), type(settings.rows)) == (float, int)
+    save_settings(settings, tmp_path / "config.yaml")
+    assert changed_settings(settings, tmp_path / "config.yaml") == {}
 
 
 def test_an_unknown_key_of_a_preset_is_refused(tmp_path):
