@@ -80,7 +80,7 @@ def main(config: Config) -> None:
 
     from accelerate.utils import set_seed
 
-    from fm_med import best_weights, distributed, hub, pairs
+    from fm_med import best_weights, coupled, distributed, hub, pairs
     from fm_med import pretraining_report as report
     from fm_med.run import Run
     from fm_med.sources.embedded import open_or_simulate
@@ -116,9 +116,12 @@ def main(config: Config) -> None:
     # ------------------------------------------------------------------------------ Model
     set_seed(config.seed)  # the same weights on all processes
     task = build(config, train, {**store.encoder.card, "source": config.text_source})
+    if accelerator.num_processes > 1 or config.micro_batch_size is not None:
+        coupled.refuse_batch_norm(task.towers)
     untrained = type(task.towers.encoder)(task.towers.encoder.config)  # baseline: random weights
 
     # ------------------------------------------------------------------------------- Loop
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes
     best_step = fit(config, run, task, train, validation)
     best_weights.load_best(run.checkpoints, step=best_step, module=task.towers)
 
@@ -181,10 +184,9 @@ def fit(
 ) -> int:
     """Train; return the step with the lowest validation loss, whose weights are kept."""
     import torch
-    from accelerate.utils import set_seed
 
     from fm_med import optim
-    from fm_med.coupled import coupled_backward, refuse_batch_norm
+    from fm_med.coupled import coupled_backward
     from fm_med.meter import Meter
     from fm_med.sampling import EpochSampler, refuse_batch, share
 
@@ -192,23 +194,20 @@ def fit(
     rank, processes = accelerator.process_index, accelerator.num_processes
     sampler = EpochSampler(len(train), config.per_device_batch_size * processes, config.seed)
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
-    if processes > 1 or config.micro_batch_size is not None:
-        refuse_batch_norm(task.towers)
     schedule = optim.Schedule(
         sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
     )
-    groups = task.parameter_groups(
-        config.learning_rate, config.heads_learning_rate, config.weight_decay
-    )
-    model, optimizer = accelerator.prepare(task.towers, torch.optim.AdamW(groups))
+    rates = config.learning_rate, config.heads_learning_rate
+    optimizer = torch.optim.AdamW(task.parameter_groups(*rates, config.weight_decay))
+    model, optimizer = accelerator.prepare(task.towers, optimizer)
     average = optim.WeightAverage(task.towers, config.ema_decay)
-    size, steps = sampler.batch_size, schedule.total_steps
+    steps, size = schedule.total_steps, sampler.batch_size
     run.say(f"{len(train)} pairs, {size} per step on {processes} process(es), {steps} steps")
-    set_seed(config.seed, device_specific=True)  # dropout differs between processes
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
-    best = {"step": 0, "validation_loss": float("inf")}
-    step, best = run.resume(best) if config.resume else (0, best)
+    step, best = 0, {"step": 0, "validation_loss": float("inf")}
+    if config.resume:
+        step, best = run.resume(best)
     model.train()
     with Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):
