@@ -67,7 +67,7 @@ class Run:
             refuse_non_empty(self.folder)
         if tracker != "none":
             refuse_missing_tracker(tracker)
-        refuse_deepspeed(accelerator)
+        refuse_sharding(accelerator)
 
     def start(self) -> None:
         """Write `config.yaml` and `env.json`, start the tracker, tell how many processes there are.
@@ -215,19 +215,21 @@ def refuse_missing_tracker(tracker: str) -> None:
         ) from None
 
 
-def refuse_deepspeed(accelerator: Accelerator) -> None:
-    """Refuse DeepSpeed: its engine steps inside the backward pass and keeps the optimiser's state.
+def refuse_sharding(accelerator: Accelerator) -> None:
+    """Refuse to shard the model: what is trained here fits into one GPU, with its optimiser.
 
-    A step could then neither be clipped and checked before it is taken, nor saved to resume bit for
-    bit. FSDP2 shards the same: gradients and optimiser like ZeRO-2, weights, too, like ZeRO-3.
+    DeepSpeed's engine steps inside the backward pass, so a step could be neither checked before it
+    is taken nor saved to resume bit for bit. FSDP2 refuses scalar parameters, which the temperature
+    is, and cannot run the encoder alone, as the evaluation does.
 
     Raises:
-        InputError: Accelerate was configured for DeepSpeed.
+        InputError: Accelerate was configured for DeepSpeed or FSDP.
     """
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         raise InputError(
-            "DeepSpeed cannot resume bit for bit here; "
-            "use recipes/accelerate/fsdp2.yaml, which shards like ZeRO-2 and ZeRO-3"
+            f"{kind.value} is not supported: use recipes/accelerate/multi_gpu.yaml, and "
+            "--micro_batch_size for a batch that does not fit into memory"
         )
 
 

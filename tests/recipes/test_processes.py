@@ -86,17 +86,11 @@ def test_bad_input_ends_every_process_with_one_line(argv, finished, tmp_path):
     assert all(line.startswith("error: output") and "--resume" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--per_device_batch_size", 0), "batch size must be at least 1"),
-        (("--micro_batch_size", 0), "micro_batch_size must be at least 1"),
-    ],
-)
-def test_a_batch_that_cannot_be_cut_leaves_no_folder(argv, tmp_path, flags, message):
+def test_nothing_to_resume_ends_every_process_and_leaves_no_folder(argv, tmp_path):
     log = tmp_path / "log"
-    assert run(*argv, *flags, "--output", tmp_path / "run", log=log, processes=2) == [2, 2]
-    assert log.read_text().count(message) == log.read_text().count("\n") == 2
+    argv = (*argv, "--output", tmp_path / "run", "--resume")
+    assert run(*argv, log=log, processes=2) == [2, 2]
+    assert log.read_text().count("error: there is no run to resume") == 2
     assert not (tmp_path / "run").exists()
 
 

@@ -11,18 +11,8 @@ from fm_med.ecg.dual_attention import DualAttentionConfig, DualAttentionModel
 from fm_med.ecg.processor import EcgProcessor
 
 # Augmentation is on by default; dropout comes with the encoder. Both draw random numbers.
-FLAGS = (
-    "--num_epochs",
-    2,
-    "--per_device_batch_size",
-    16,
-    "--checkpoint_every",
-    2,
-    "--ema_decay",
-    0.9,
-    "--micro_batch_size",
-    4,
-)
+FLAGS = ("--num_epochs", 2, "--per_device_batch_size", 16, "--micro_batch_size", 4)
+FLAGS += ("--checkpoint_every", 2, "--ema_decay", 0.9)
 KILLED = -signal.SIGKILL
 
 
@@ -93,7 +83,7 @@ def test_killed_seven_times(argv, tmp_path):
 
 def test_two_processes_of_which_one_is_killed_in_a_checkpoint(argv, tmp_path):
     log = tmp_path / "log"
-    argv = (*argv, "--per_device_batch_size", 8)
+    argv = (*argv, "--per_device_batch_size", 8, "--num_epochs", 1)
     assert run(*argv, "--output", tmp_path / "whole", log=log, processes=2) == [0, 0], (
         log.read_text()
     )
