@@ -38,6 +38,8 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
             f"{launched} processes were launched but this run sees {made.num_processes}; "
             "on CPUs start them with torchrun --nproc_per_node N"
         )
+    # All have met here: one that stops on bad input does not break another one's start.
+    made.wait_for_everyone()
     return made
 
 
