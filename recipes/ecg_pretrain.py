@@ -111,7 +111,7 @@ def main(config: Config) -> None:
         for split in ("train", "validation", "test")
     )
     if config.shuffle_reports:
-        train = pairs.shuffled_reports(train, config.seed)
+        train, validation = (pairs.shuffled_reports(s, config.seed) for s in (train, validation))
 
     # ------------------------------------------------------------------------------ Model
     set_seed(config.seed)  # the same weights on all processes
