@@ -29,6 +29,8 @@ COLUMN_MEANINGS = {
     "age": "years",
     "sex": "female, male or null",
     "scp_codes": "SCP-ECG statements with likelihood in percent (0 = unknown)",
+    "input_hash": "equal for equal inputs",
+    "expression": "float32 little endian, one value per gene in the order of the card's features",
     "time": "follow-up from the recording to the event or to censoring",
     "event": "true when the event ended the follow-up, false when censored",
 }
@@ -44,6 +46,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "time": (str, type(None)),
     "event": (str, type(None)),
     "label_sets": (dict,),
+    "classes": (dict,),
+    "features": _TEXT,
     "columns": (dict,),
     "language": (list,),
     "source": _TEXT,
@@ -69,6 +73,10 @@ class CohortCard:
         time: Name of the follow-up column, or None.
         event: Name of the event column, or None.
         label_sets: Label columns by set, for example {"superclass": ["NORM", "MI"]}.
+        classes: Columns of text that hold exactly one class per row, for example
+            {"subtype": ["KMT2A", "NPM1"]}, with all classes in the order of their numbers.
+        features: Names of the stored input's features in their order, separated by blanks, for
+            example genes; empty where columns or leads name them.
         columns: Meaning and unit of each column.
         language: ISO codes of the languages of the reports.
         source: Where the recordings come from.
@@ -89,6 +97,8 @@ class CohortCard:
     time: str | None = None
     event: str | None = None
     label_sets: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, list[str]] = field(default_factory=dict)
+    features: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     language: list[str] = field(default_factory=list)
     source: str = ""
@@ -169,13 +179,20 @@ def write_card(folder: Path, card: CohortCard, columns: Sequence[str]) -> None:
     (folder / CARD_FILE).write_text(f"---\n{text}---\n\n{_page(card, columns)}", encoding="utf-8")
 
 
+def _kind(card: CohortCard) -> str:
+    """Return what else there is to say about the input."""
+    if card.modality == "ecg":
+        rate = f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed sampling rates"
+        return f", {rate}; leads: {', '.join(card.leads) or 'none'}"
+    return f", {len(card.features.split())} features" if card.features else ""
+
+
 def _page(card: CohortCard, columns: Sequence[str]) -> str:
     """Return the readable part of the card."""
-    rate = f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed sampling rates"
     lines = [f"# {card.name}", ""]
     if card.source:
         lines += [card.source, ""]
-    lines += [f"{card.modality} in {card.units}, {rate}; leads: {', '.join(card.leads) or 'none'}."]
+    lines += [f"{card.modality} in {card.units}{_kind(card)}."]
     if card.time:
         lines += [f"Follow-up in {card.follow_up_unit}: `{card.time}`, `{card.event}`."]
     lines += ["", "| split | recordings | subjects |", "|---|---|---|"]
@@ -184,6 +201,8 @@ def _page(card: CohortCard, columns: Sequence[str]) -> str:
     lines += [f"| `{name}` | {card.columns.get(name, '')} |" for name in columns]
     for name, labels in card.label_sets.items():
         lines += ["", f"Label set `{name}`: {', '.join(labels)}."]
+    for name, classes in card.classes.items():
+        lines += ["", f"Classes of `{name}`: {', '.join(classes)}."]
     if card.allow_duplicates:
         lines += ["", "Equal recordings in different splits were allowed on purpose."]
     lines += [

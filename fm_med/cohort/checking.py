@@ -17,7 +17,7 @@ from fm_med.errors import InputError
 REQUIRED_COLUMNS = ("subject_id", "record_id", "split")
 # Equal recordings have equal values. The first of these that a cohort has is used: the hash of the
 # middle also finds a copy that was resampled again, which differs in a few samples at its ends.
-HASH_COLUMNS = ("middle_hash", "signal_hash")
+HASH_COLUMNS = ("middle_hash", "signal_hash", "input_hash")
 
 
 class Row(NamedTuple):
@@ -86,7 +86,7 @@ def card_problems(card: CohortCard) -> list[str]:
 def _needed_columns(card: CohortCard) -> list[str]:
     labels = [label for labels in card.label_sets.values() for label in labels]
     follow_up = [name for name in (card.time, card.event) if name]
-    return [*REQUIRED_COLUMNS, *labels, *follow_up]
+    return [*REQUIRED_COLUMNS, *labels, *card.classes, *follow_up]
 
 
 def subject_problems(tables: dict[str, pa.Table]) -> list[str]:
@@ -121,6 +121,24 @@ def row_problems(card: CohortCard, tables: dict[str, pa.Table]) -> list[str]:
             kind = table.schema.field(name).type
             if not pa.types.is_boolean(kind):
                 problems.append(f"label column {name!r} of split {split!r} is {kind}, not bool")
+        problems += _class_problems(card, split, table)
+    return problems
+
+
+def _class_problems(card: CohortCard, split: str, table: pa.Table) -> list[str]:
+    """Return what a split's class columns hold that the card does not name; null is unknown."""
+    problems = []
+    for name, classes in card.classes.items():
+        kind = table.schema.field(name).type
+        if not pa.types.is_string(kind):
+            problems.append(f"class column {name!r} of split {split!r} is {kind}, not string")
+            continue
+        foreign = set(pc.unique(table.column(name)).drop_null().to_pylist()) - set(classes)
+        if foreign:
+            named = first_of(sorted(foreign))
+            problems.append(
+                f"class column {name!r} of split {split!r} holds {named}, unknown to the card"
+            )
     return problems
 
 
