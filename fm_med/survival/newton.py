@@ -10,6 +10,8 @@ from scipy import linalg
 # The information matrix is the expensive part: it is kept while steps with the old one still
 # reduce the squared Newton decrement to this share (a chord method).
 KEEP_INFORMATION = 1e-2
+# Squared distance to the maximum, in standard errors, that counts as there.
+CONVERGED = 1e-8
 MAX_STEPS = 100
 MAX_HALVINGS = 40
 
@@ -32,7 +34,7 @@ class Maximum:
         coefficients: (columns,).
         log_likelihood: Value there, without the penalty.
         information: (columns, columns) of the likelihood alone, at the last place it was computed.
-        converged: Whether the squared Newton decrement fell below the tolerance.
+        converged: Whether the squared Newton decrement fell below `CONVERGED`.
         decrement: Its square; its root is the distance to the maximum in standard errors.
     """
 
@@ -48,7 +50,7 @@ def maximise(
     ridge: np.ndarray,
     *,
     start: Maximum | None = None,
-    tolerance: float = 1e-18,
+    tolerance: float = 1e-22,
 ) -> Maximum:
     r"""Maximise :math:`\ell(\beta) - \tfrac12 \sum_j \lambda_j \beta_j^2`.
 
@@ -56,7 +58,7 @@ def maximise(
         likelihood: The log-likelihood.
         ridge: (columns,) penalty of each coefficient, >= 0.
         start: Another penalty's maximum; its coefficients and information are taken over.
-        tolerance: Largest squared Newton decrement at the end.
+        tolerance: Squared Newton decrement at which to stop; rounding may stop it earlier.
     """
     beta = np.zeros(len(ridge)) if start is None else start.coefficients
     value, gradient = likelihood.value_and_gradient(beta)
@@ -73,7 +75,8 @@ def maximise(
             information, fresh = likelihood.information(beta), True
             step = _solve(information, ridge, slope)
             decrement = float(slope @ step)
-        if decrement <= tolerance:
+        at_rounding = decrement <= CONVERGED and fresh and decrement > before / 4
+        if decrement <= tolerance or at_rounding:
             break
         moved = _line_search(likelihood, ridge, (beta, value), step)
         if moved is None and fresh:
@@ -83,7 +86,7 @@ def maximise(
             continue
         beta, value, gradient = moved
         before, fresh = decrement, False
-    return Maximum(beta, value, information, decrement <= tolerance, decrement)
+    return Maximum(beta, value, information, decrement <= CONVERGED, decrement)
 
 
 def _line_search(
