@@ -3,24 +3,31 @@
     python scripts/bench_coupled.py [--micro_batch 64] [--largest 8192] [--plot FILE.svg]
 
 Each measurement is a process of its own: the peak resident memory above what it was before the
-step (on CUDA: the peak allocation), and the seconds of one forward and backward pass of the default
-encoder on 10 s of 12 leads at 100 Hz with the InfoNCE loss. "whole" keeps the graph of the whole
-batch in memory, "cut" is what `--micro_batch_size` does; gradients are the same. Signals come from
-one buffer, so that memory is that of the step and not of the data.
+step (on CUDA: the peak allocation), and the seconds (on a CPU: of computing, so that a shared
+machine measures the same; OMP_NUM_THREADS=1 makes them those of one core) of one forward and backward pass of the default
+encoder with the InfoNCE loss, on 12 leads at 100 Hz. `--seconds 10` is what the recipe trains on;
+the default is shorter, so that the largest batch takes a minute on one core. "whole" keeps the
+graph of the whole batch in memory, as autograd does; "cut" is what `--micro_batch_size` does. Their
+gradients are the same. Signals come from one buffer, so that memory is that of the step and not of
+the data.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-WHOLE_UP_TO = 512  # larger ones would need several gigabytes
+# The C library would keep freed memory for later: a peak would tell what was kept, not what was
+# needed. So large blocks go back to the system at once.
+EXACT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+WAYS = {"whole": ("#b2182b", "s"), "cut": ("#2166ac", "o")}  # colour, marker
 
 
-def measure(batch: int, micro_batch: int | None) -> dict[str, float]:
+def measure(batch: int, micro_batch: int | None, seconds: float) -> dict[str, float]:
     """Take one step; return its seconds and peak memory in MiB."""
     import torch
     from accelerate import Accelerator
@@ -32,7 +39,7 @@ def measure(batch: int, micro_batch: int | None) -> dict[str, float]:
 
     torch.manual_seed(0)
     accelerator = Accelerator()
-    encoder, _ = start_encoder("dual_attention", sampling_rate=100.0, seconds=10.0)
+    encoder, _ = start_encoder("dual_attention", sampling_rate=100.0, seconds=seconds)
     towers = build_towers(
         encoder,
         torch.zeros(128),
@@ -43,7 +50,7 @@ def measure(batch: int, micro_batch: int | None) -> dict[str, float]:
         decoder=None,
     )
     model = accelerator.prepare(towers)
-    signal = torch.randn(1, 12, 1000, device=accelerator.device)
+    signal = torch.randn(1, 12, round(100 * seconds), device=accelerator.device)
 
     def step(rows: int) -> None:
         inputs = {
@@ -71,11 +78,12 @@ def measure(batch: int, micro_batch: int | None) -> dict[str, float]:
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() / 2**20 if on_cuda else peak_resident()
-    start = time.perf_counter()
+    clock = time.perf_counter if on_cuda else time.process_time
+    start = clock()
     step(batch)
-    seconds = time.perf_counter() - start
+    spent = clock() - start
     after = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else peak_resident()
-    return {"seconds": seconds, "mebibytes": after - before}
+    return {"seconds": spent, "mebibytes": after - before}
 
 
 def peak_resident() -> float:
@@ -84,33 +92,52 @@ def peak_resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def in_own_process(batch: int, micro_batch: int | None) -> dict[str, float]:
+def in_own_process(batch: int, micro_batch: int | None, seconds: float) -> dict[str, float]:
     """Measure in a fresh process, whose peak memory is its own."""
-    command = [sys.executable, __file__, "--measure", str(batch)]
-    command += ["--micro_batch", str(micro_batch)] if micro_batch else ["--micro_batch", "0"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, __file__, "--measure", batch, "--micro_batch", micro_batch or 0]
+    done = subprocess.run(
+        [str(word) for word in (*command, "--seconds", seconds)],
+        capture_output=True,
+        text=True,
+        env=os.environ | EXACT_MEMORY,
+    )
     if done.returncode != 0:
         sys.exit(done.stderr)
     return json.loads(done.stdout)
 
 
-def plot(rows: list[dict], path: Path) -> None:
+def plot(rows: list[dict], micro_batch: int, path: Path) -> None:
     """Draw memory and time against the batch size."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    names = {"mebibytes": "peak memory of a step (MiB)", "seconds": "time of a step (s)"}
-    for axis, (name, label) in zip(axes, names.items()):
-        for way, colour in (("whole", "#b2182b"), ("cut", "#2166ac")):
+    titles = {"mebibytes": "Peak memory of a step, MiB", "seconds": "Computing time of a step, s"}
+    labels = {"whole": "whole batch at once", "cut": f"micro-batches of {micro_batch}"}
+    batches = sorted({row["batch"] for row in rows})
+    for axis, (name, title) in zip(axes, titles.items()):
+        for way, (colour, marker) in WAYS.items():
             points = [(row["batch"], row[name]) for row in rows if row["way"] == way]
-            axis.plot(*zip(*points), "o-", color=colour)
-            axis.annotate(f" {way}", points[-1], color=colour, va="bottom")
-        axis.set(xscale="log", yscale="log", xlabel="batch size", title=label)
+            style = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.5}
+            axis.plot(*zip(*points), **style, label=labels[way])
+        axis.set(xscale="log", yscale="log", xlabel="batch size")
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.xaxis.set_major_locator(FixedLocator(batches))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.tick_params(axis="x", labelrotation=45)
+        axis.grid(axis="y", color="0.9")
+        axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    axes[0].set_ylim(bottom=20)
+    axes[0].legend(frameon=False, fontsize=10)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -118,28 +145,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--micro_batch", type=int, default=64)
     parser.add_argument("--largest", type=int, default=8192)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--largest_whole", type=int, default=1024, help="it needs the memory")
+    parser.add_argument("--seconds", type=float, default=2.56, help="length of the signals")
+    parser.add_argument("--plot", type=Path, help="PNG or SVG file")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     settings = parser.parse_args()
     if settings.measure:
-        print(json.dumps(measure(settings.measure, settings.micro_batch or None)))
+        measured = measure(settings.measure, settings.micro_batch or None, settings.seconds)
+        print(json.dumps(measured))
         return
     rows = []
-    print(f"{'batch':>6} {'way':>6} {'MiB':>8} {'seconds':>8} {'ms/row':>7}")
-    batch = 64
+    print("| batch | way | MiB | seconds | ms per row |\n|---:|---|---:|---:|---:|")
+    batch = settings.micro_batch
     while batch <= settings.largest:
-        for way in ("whole", "cut") if batch <= WHOLE_UP_TO else ("cut",):
-            found = in_own_process(batch, settings.micro_batch if way == "cut" else None)
+        for way in ("whole", "cut") if batch <= settings.largest_whole else ("cut",):
+            micro_batch = settings.micro_batch if way == "cut" else None
+            found = in_own_process(batch, micro_batch, settings.seconds)
             rows.append({"batch": batch, "way": way, **found})
-            per_row = 1000 * found["seconds"] / batch
             print(
-                f"{batch:>6} {way:>6} {found['mebibytes']:>8.0f} {found['seconds']:>8.2f} "
-                f"{per_row:>7.2f}",
+                f"| {batch:,} | {way} | {found['mebibytes']:,.0f} | {found['seconds']:.2f} "
+                f"| {1000 * found['seconds'] / batch:.2f} |",
                 flush=True,
             )
         batch *= 2
     if settings.plot:
-        plot(rows, settings.plot)
+        plot(rows, settings.micro_batch, settings.plot)
 
 
 if __name__ == "__main__":
