@@ -3,13 +3,13 @@
     python scripts/bench_coupled.py [--micro_batch 64] [--largest 8192] [--plot FILE.svg]
 
 Each measurement is a process of its own: the peak resident memory above what it was before the
-step (on CUDA: the peak allocation), and the seconds (on a CPU: of computing, so that a shared
-machine measures the same; OMP_NUM_THREADS=1 makes them those of one core) of one forward and backward pass of the default
-encoder with the InfoNCE loss, on 12 leads at 100 Hz. `--seconds 10` is what the recipe trains on;
-the default is shorter, so that the largest batch takes a minute on one core. "whole" keeps the
-graph of the whole batch in memory, as autograd does; "cut" is what `--micro_batch_size` does. Their
-gradients are the same. Signals come from one buffer, so that memory is that of the step and not of
-the data.
+step (on CUDA: the peak allocation), and the seconds of one forward and backward pass of the default
+encoder with the InfoNCE loss, on 12 leads at 100 Hz. On a CPU these are seconds of computing, which
+a shared machine does not change; with OMP_NUM_THREADS=1 they are those of one core. `--seconds 10`
+is what the recipe trains on; the default is shorter, so that the largest batch takes a minute.
+"whole" keeps the graph of the whole batch in memory, as autograd does; "cut" is what
+`--micro_batch_size` does. Their gradients are the same. Signals come from one buffer, so that
+memory is that of the step and not of the data.
 """
 
 import argparse
