@@ -21,6 +21,9 @@ _CPU_VALUES_AT_ONCE = 200_000
 
 _LEAD_CHANCE, _LEAD_COUNT, _LEAD_ORDER, _SCALE, _SHIFT = 1, 2, 3, 4, 5
 _NOISE_LEVEL, _NOISE_PLACE, _WANDER_LEVEL, _WANDER_PLACE = 6, 7, 8, 9
+_BATCH_COUNT, _BATCH_ORDER = 10, 11
+# Chen et al. 2025: all leads half of the time, else one of these numbers of leads.
+_PUBLISHED_SUBSETS = (2, 3, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,38 @@ def augment(
     shift = random.integers(_SHIFT, 1, 2 * furthest + 1) - furthest
     distorted = _distort(signal, factor * lead_mask, layers, (shift, furthest))
     return {**inputs, "signal": distorted, "lead_mask": lead_mask}
+
+
+def hide_leads_of_batch(
+    inputs: Mapping[str, Tensor], *, seed: int, epoch: int, step: int
+) -> dict[str, Tensor]:
+    """Show one random subset of the leads for a whole batch: all with probability 1/2, else 2 to 8.
+
+    A recording that has none of the subset's leads keeps those that it has.
+
+    Args:
+        inputs: As for `augment`.
+        seed: Seed of the run.
+        epoch: Epoch.
+        step: Of the run; all processes draw the same subset.
+
+    Returns:
+        The same keys and shapes; hidden leads are zero and absent in `lead_mask`.
+
+    References:
+        Chen et al., "Large language model-informed ECG dual attention network for heart failure
+        risk prediction", IEEE Transactions on Big Data 11(3), 2025.
+    """
+    signal, lead_mask = inputs["signal"], inputs["lead_mask"]
+    random = RowRandom(seed=seed, epoch=epoch, rows=torch.tensor([step]))
+    draw = int(random.integers(_BATCH_COUNT, 1, 2 * len(_PUBLISHED_SUBSETS)))
+    counts = (*_PUBLISHED_SUBSETS, *[lead_mask.shape[1]] * len(_PUBLISHED_SUBSETS))
+    order = random.uniform(_BATCH_ORDER, lead_mask.shape[1]).argsort(dim=1, stable=True)[0]
+    shown = torch.zeros(lead_mask.shape[1], dtype=torch.bool)
+    shown[order[: counts[draw]]] = True
+    mask = lead_mask & shown.to(lead_mask.device)
+    mask = torch.where(mask.any(1, keepdim=True), mask, lead_mask)
+    return {**inputs, "signal": signal * mask[..., None], "lead_mask": mask}
 
 
 def _drop_leads(lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation) -> Tensor:

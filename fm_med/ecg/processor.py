@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from math import ceil, isfinite
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from transformers.feature_extraction_utils import FeatureExtractionMixin
@@ -20,13 +21,11 @@ from fm_med.ecg.filtering import (
 from fm_med.ecg.leads import LEADS
 from fm_med.ecg.missing import repair_leads
 from fm_med.ecg.named_arrays import recordings_from_array
+from fm_med.ecg.processor_checks import check_leads, check_recording, check_settings
 from fm_med.ecg.recording import Recording
-from fm_med.ecg.storage import StoredSignals
+from fm_med.ecg.storage import SIGNAL_SCHEMA, StoredSignals, decode
 from fm_med.errors import InputError
 
-# A recording must fill this share of `seconds`; the rest is zero.
-MINIMUM_SHARE = 0.25
-_RATES = (1.0, 100_000.0)  # Hz
 # Transformers writes the first; the second is what a multimodal processor's folder may carry.
 _FOREIGN_KEYS = {"feature_extractor_type", "processor_class"}
 
@@ -73,7 +72,7 @@ class EcgProcessor(FeatureExtractionMixin):
         self.high_pass = high_pass
         self.low_pass = low_pass
         self.scaling = scaling
-        self._check_settings()
+        check_settings(self)
 
     @property
     def samples(self) -> int:
@@ -160,6 +159,45 @@ class EcgProcessor(FeatureExtractionMixin):
         )
         return self(recordings, device=device)
 
+    # Nothing is learnt from the training rows, so they need not be read.
+    fits_rows = False
+
+    @classmethod
+    def for_cohort(cls, card: Any, table: pa.Table, **settings: Any) -> "EcgProcessor":
+        """Make the processor of a new encoder; recordings are resampled to its rate.
+
+        Args:
+            card: The cohort's `CohortCard`; its modality is checked by the caller.
+            table: Training rows; not looked at.
+            settings: As of the class.
+
+        Raises:
+            InputError: The cohort stores other units, or a setting is unknown.
+        """
+        del table
+        known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        unknown = sorted(settings.keys() - known)
+        if unknown:
+            raise InputError(
+                f"an ECG processor has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}"
+            )
+        if card.units != "mV":
+            raise InputError(f"the cohort's ECGs are in {card.units!r} by its card, expected 'mV'")
+        return cls(**settings)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a cohort that `from_rows` reads."""
+        return [field.name for field in SIGNAL_SCHEMA if field.name != "signal_hash"]
+
+    def from_rows(self, table: pa.Table, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Prepare rows of a cohort, as `from_stored`."""
+        return self.from_stored(decode(table), device)
+
+    def encoder_settings(self) -> dict[str, Any]:
+        """Return what a new encoder's config must take from the processor: nothing for ECGs."""
+        return {}
+
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a processor from the keys of its file; every one must be there and known.
@@ -184,27 +222,6 @@ class EcgProcessor(FeatureExtractionMixin):
                     f"processor has exactly {', '.join(sorted(known))}"
                 )
         return super().from_dict(found, **kwargs)
-
-    def _check_settings(self) -> None:
-        """Refuse settings that cannot be honoured, by name."""
-        named = [lead for lead in LEADS if lead in self.leads]
-        if not named or self.leads != named:
-            raise InputError(f"leads is {self.leads}, expected some of {list(LEADS)} in this order")
-        if self.units != "mV":
-            raise InputError(f"units is '{self.units}', a processor's result is in mV")
-        if self.scaling not in ("millivolt", "zscore"):
-            raise InputError(f"scaling is '{self.scaling}', expected 'millivolt' or 'zscore'")
-        if not _RATES[0] <= self.sampling_rate <= _RATES[1]:
-            raise InputError(f"sampling_rate is {self.sampling_rate} Hz, expected 1 to 100000")
-        if not (isfinite(self.seconds) and self.samples >= 1):
-            raise InputError(f"seconds is {self.seconds}, expected at least one sample")
-        low, high = self.high_pass or 0.0, self.low_pass or self.sampling_rate / 2
-        off = 0.0 in (self.high_pass, self.low_pass)
-        if off or not 0.0 <= low < high <= self.sampling_rate / 2:
-            raise InputError(
-                f"high_pass is {self.high_pass} and low_pass {self.low_pass} Hz, expected None or "
-                f"0 < high_pass < low_pass <= {self.sampling_rate / 2} (half the sampling_rate)"
-            )
 
     def _prepare(
         self,
@@ -231,41 +248,15 @@ class EcgProcessor(FeatureExtractionMixin):
         kinds, kind_of_row = np.unique(kinds, axis=0, return_inverse=True)
         for kind, (rate, length) in enumerate(kinds.tolist()):
             rows = np.flatnonzero(kind_of_row == kind)
-            self._check_recording(rows[0], rate, int(length))
+            check_recording(self, int(rows[0]), rate, int(length))
             # `require` copies only what is read-only (an Arrow buffer), which torch refuses.
             values = torch.from_numpy(np.require(group(rows, int(length)), requirements="W"))
             place = torch.from_numpy(rows).to(device)
             values, mask = self._cut_and_filter(values.to(device), lead_mask[place], rate)
             lead_mask[place] = mask
             signal[place, :, : values.shape[-1]] = self._scaled(values, mask, gain[place])
-        self._check_leads(lead_mask)
+        check_leads(self.leads, lead_mask)
         return {"signal": signal, "lead_mask": lead_mask}
-
-    def _check_leads(self, lead_mask: Tensor) -> None:
-        """Refuse recordings without any lead."""
-        empty = (~lead_mask.any(dim=1)).nonzero().flatten().tolist()
-        if empty:
-            raise InputError(
-                f"recording {empty[0]} of the batch has signal in none of the leads "
-                f"{', '.join(self.leads)}"
-            )
-
-    def _check_recording(self, row: int, rate: float, length: int) -> None:
-        """Refuse rates and lengths that cannot give what the encoder expects."""
-        if not _RATES[0] <= rate <= _RATES[1]:
-            raise InputError(f"recording {row} of the batch has a sampling rate of {rate} Hz")
-        enough = rate > 2 * self.low_pass if self.low_pass else rate >= self.sampling_rate
-        if not enough:
-            band = self.low_pass or self.sampling_rate / 2
-            raise InputError(
-                f"recording {row} of the batch is sampled at {rate:g} Hz, too slow for the band up "
-                f"to {band:g} Hz that the model expects"
-            )
-        if length < MINIMUM_SHARE * self.seconds * rate:
-            raise InputError(
-                f"recording {row} of the batch lasts {length / rate:.2f} s, expected at least "
-                f"{MINIMUM_SHARE * self.seconds:g} s (the model reads {self.seconds:g} s)"
-            )
 
     def _cut_and_filter(
         self, values: Tensor, lead_mask: Tensor, rate: float

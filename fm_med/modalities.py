@@ -1,0 +1,141 @@
+"""The modalities, each a room of its own: this is the only place that lists them.
+
+A room has an encoder table `ENCODERS`, a processor and perhaps an augmentation. The processor reads
+rows of a cohort: `columns`, `from_rows(table, device)`, `for_cohort(card, training_rows,
+**settings)` (with `fits_rows = False` where nothing is learnt from the rows, which then are not
+read) and `encoder_settings()`, what a new encoder's config takes from the data.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fm_med.ecg.augment import EcgAugmentation, augment, hide_leads_of_batch
+from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
+from fm_med.ecg.processor import EcgProcessor
+from fm_med.errors import InputError
+
+Inputs = dict[str, Tensor]
+
+
+class Augment(Protocol):
+    """Returns an augmented copy of an encoder's inputs; equal arguments, equal result."""
+
+    def __call__(self, inputs: Inputs, *, seed: int, epoch: int, step: int, rows: Tensor) -> Inputs:
+        """Augment.
+
+        Args:
+            inputs: Of a batch.
+            seed: Of the run.
+            epoch: Another one augments anew.
+            step: For what is the same for a whole batch, over all processes.
+            rows: (batch,) int64 ids, for what differs between rows.
+        """
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A room.
+
+    Attributes:
+        name: As on the cohort's card.
+        encoders: By name; the first is the default.
+        processor: The class.
+        augmentations: By name, from the processor to its augmentation; "default" is taken unless
+            another one is asked for.
+    """
+
+    name: str
+    encoders: Mapping[str, type[PreTrainedModel]]
+    processor: type[Any]
+    augmentations: Mapping[str, Callable[[Any], Augment]] = field(default_factory=dict)
+
+    def augmentation(self, name: str, processor: Any) -> Augment | None:
+        """Return an augmentation; None for "none", and for "default" where the room has none.
+
+        Raises:
+            InputError: No such augmentation.
+        """
+        if name == "none" or (name == "default" and not self.augmentations):
+            return None
+        if name not in self.augmentations:
+            known = ", ".join([*self.augmentations, "none"])
+            raise InputError(f"{self.name} has no augmentation {name!r}; it has {known}")
+        return self.augmentations[name](processor)
+
+
+def per_row(
+    apply: Callable[..., Inputs], settings: Callable[[Any], Any]
+) -> Callable[[Any], Augment]:
+    """Adapt a room's `augment(inputs, *, settings, seed, epoch, rows)`.
+
+    Args:
+        apply: The function.
+        settings: Makes its settings for a processor.
+    """
+
+    def of_processor(processor: Any) -> Augment:
+        chosen = settings(processor)
+
+        def augmented(inputs: Inputs, *, seed: int, epoch: int, step: int, rows: Tensor) -> Inputs:
+            del step
+            return apply(inputs, settings=chosen, seed=seed, epoch=epoch, rows=rows)
+
+        return augmented
+
+    return of_processor
+
+
+def _published_ecg(_processor: Any) -> Augment:
+    """One random subset of the leads for a whole batch (Chen et al. 2025); nothing else."""
+
+    def hidden(inputs: Inputs, *, seed: int, epoch: int, step: int, rows: Tensor) -> Inputs:
+        del rows
+        return hide_leads_of_batch(inputs, seed=seed, epoch=epoch, step=step)
+
+    return hidden
+
+
+MODALITIES: dict[str, Modality] = {
+    modality.name: modality
+    for modality in (
+        Modality(
+            "ecg",
+            ECG_ENCODERS,
+            EcgProcessor,
+            {
+                "default": per_row(
+                    augment, lambda ecg: EcgAugmentation(sampling_rate=ecg.sampling_rate)
+                ),
+                "published": _published_ecg,
+            },
+        ),
+    )
+}
+
+
+def modality_of(name: str) -> Modality:
+    """Return the room for a card's `modality`.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in MODALITIES:
+        raise InputError(f"there is no modality {name!r}; there are {', '.join(MODALITIES)}")
+    return MODALITIES[name]
+
+
+def modality_of_encoder(encoder: torch.nn.Module) -> Modality:
+    """Return the room that an encoder comes from.
+
+    Raises:
+        InputError: From none of ours.
+    """
+    for modality in MODALITIES.values():
+        if type(encoder) in modality.encoders.values():
+            return modality
+    raise InputError(f"{type(encoder).__name__} is an encoder of no modality of fm_med")
