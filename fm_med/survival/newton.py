@@ -99,7 +99,9 @@ def _line_search(
     for halving in range(MAX_HALVINGS):
         tried = beta + step / 2**halving
         new, gradient = likelihood.value_and_gradient(tried)
-        if new - 0.5 * float(ridge @ tried**2) >= height - slack:
+        # Underflow of a whole risk set would look like an infinite gain.
+        finite = math.isfinite(new) and np.isfinite(gradient).all()
+        if finite and new - 0.5 * float(ridge @ tried**2) >= height - slack:
             return tried, new, gradient
     return None
 
