@@ -6,10 +6,12 @@ Light on purpose: `--help` and a mistyped flag must answer before torch is impor
 import dataclasses
 import difflib
 import json
+import os
 import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -168,17 +170,40 @@ def changed_settings(settings: Any, path: Path) -> dict[str, tuple[Any, Any]]:
 def exit_code(command: Callable[[], object]) -> int:
     """Run a command and return its exit status: 0 done, 2 the user's input (one line on stderr).
 
+    What all processes of a run refuse is printed by the first of them, what one refuses by that.
     Any other exception is a fault of ours and passes through with its traceback (status 1).
     """
     try:
         command()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _first_to_tell(str(error)):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _first_to_tell(message: str) -> bool:
+    """Tell whether no other process of the same launcher and machine has claimed this message.
+
+    Not by rank: an error may be that of one process only, and a launcher ends all as soon as one
+    has ended, perhaps before the first rank had its say. torchrun and `accelerate launch` give
+    their processes one folder, in which only one of them can make a file. Without such a launcher
+    every process speaks for itself.
+    """
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not own:
+        return True
+    name = sha256(message.encode()).hexdigest()[:16]
+    try:
+        Path(own).parent.with_name(f"told-{name}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # rather twice than never
+        return True
+    return True
 
 
 def launch(kind: type[Settings], main: Callable[[Settings], object]) -> None:

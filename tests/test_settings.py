@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -157,6 +158,44 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "error: cohort x has no README.md\n"
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+
+
+REFUSES = """
+import os, sys
+from fm_med.errors import InputError
+from fm_med.settings import exit_code
+
+def refuse():
+    raise InputError("no cohort")
+
+def refuse_alone():
+    if os.environ["RANK"] == "1":
+        raise InputError("rank 1 sees nothing")
+
+assert exit_code(refuse) == 2
+sys.exit(exit_code(refuse_alone))
+"""
+
+
+def test_processes_of_one_launcher_tell_an_error_once(tmp_path):
+    """What all of them see and what the second sees alone."""
+    script = tmp_path / "recipe.py"
+    script.write_text(REFUSES)
+    command = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", 3, script]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 1
+    for message in ("no cohort", "rank 1 sees nothing"):
+        assert done.stderr.count(f"error: {message}\n") == 1
+
+
+def test_an_error_is_told_where_no_file_can_be_made(tmp_path, capsys, monkeypatch):
+    def refuse():
+        raise InputError("no")
+
+    for own in ("", str(tmp_path / "absent" / "0" / "error.json")):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", own)
+        assert [exit_code(refuse), exit_code(refuse)] == [2, 2]
+        assert capsys.readouterr().err == "error: no\nerror: no\n"
 
 
 def test_help_and_a_typo_import_no_torch(tmp_path):
