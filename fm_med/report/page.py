@@ -53,12 +53,27 @@ class Table:
         rows: Cells as text.
         caption: Plain text; numbered on the page.
         note: Small print below.
+        prose: The cells are sentences: set from the left, and broken into lines.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
     note: str = ""
+    prose: bool = False
+
+
+@dataclass(frozen=True)
+class Box:
+    """A few plain sentences set apart, for readers who read nothing else.
+
+    Attributes:
+        title: What it answers.
+        text: Plain text; blank lines separate paragraphs.
+    """
+
+    title: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -83,18 +98,30 @@ class Section:
     Attributes:
         title: The heading.
         text: Plain text; blank lines separate paragraphs.
-        content: Key numbers, tables and figures in reading order.
+        content: Key numbers, boxes, tables and figures in reading order.
         alert: A warning to be set in a box before everything else.
     """
 
     title: str
     text: str = ""
-    content: Sequence[KeyNumber | Table | Figure] = ()
+    content: Sequence[KeyNumber | Box | Table | Figure] = ()
     alert: str | None = None
 
 
+FOOTER = (
+    "Square brackets hold 95 % intervals from 1,000 bootstrap samples of patients, unless a note "
+    "says otherwise. AUROC: the chance that a recording with the finding scores above one without "
+    "it; 0.5 is a coin toss, 1 is perfect."
+)
+
+
 def write_report(
-    path: str | Path, *, title: str, subtitle: str = "", sections: Sequence[Section]
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str = "",
+    sections: Sequence[Section],
+    footer: str = FOOTER,
 ) -> Path:
     """Write one self-contained HTML page and return its path.
 
@@ -103,6 +130,7 @@ def write_report(
         title: Title of the page.
         subtitle: One line below it.
         sections: The parts in reading order.
+        footer: What holds for the whole page.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +155,7 @@ def write_report(
 {body}
 </main>
 <footer>
-<p>Square brackets hold 95 % intervals from 1,000 bootstrap samples of patients, unless a note
-says otherwise. AUROC: the chance that a recording with the finding scores above one without it;
-0.5 is a coin toss, 1 is perfect.</p>
+<p>{escape(footer)}</p>
 </footer>
 </body>
 </html>
@@ -150,13 +176,21 @@ def _section(section: Section, figures: Iterator[int], tables: Iterator[int]) ->
         parts.append(f'<dl class="key">{"".join(map(_key_number, numbers))}</dl>')
     blocks = []
     for item in section.content:
-        if isinstance(item, Table):
+        if isinstance(item, Box):
+            blocks.append(_box(item))
+        elif isinstance(item, Table):
             blocks.append(_table(item, next(tables)))
         elif isinstance(item, Figure):
             blocks.append(_figure(item, next(figures)))
     if blocks:
         parts.append('<div class="grid">\n' + "\n".join(blocks) + "\n</div>")
     return "<section>\n" + "\n".join(parts) + "\n</section>"
+
+
+def _box(box: Box) -> str:
+    """Return a box."""
+    text = "".join(f"<p>{escape(part.strip())}</p>" for part in box.text.split("\n\n"))
+    return f'<aside class="wide box"><h3>{escape(box.title)}</h3>{text}</aside>'
 
 
 def _key_number(number: KeyNumber) -> str:
@@ -196,9 +230,10 @@ def _table(table: Table, number: int) -> str:
         + "</tr>\n"
         for row in table.rows
     )
+    kind = ' class="prose"' if table.prose else ""
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        '<div class="wide table"><div class="scroll"><table>'
+        f'<div class="wide table"><div class="scroll"><table{kind}>'
         f"<caption><strong>Table {number}.</strong> {escape(table.caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>{note}</div>"
     )

@@ -1,0 +1,150 @@
+"""The report of a risk model for clinicians, in the order and words of TRIPOD+AI.
+
+Collins et al., TRIPOD+AI statement, BMJ 385:e078378 (2024).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fm_med.report.page import Section, Table
+from fm_med.report.survival_discrimination import discrimination, subgroups, summary
+from fm_med.report.survival_figures import calibration_figure, kaplan_meier_figure, lines_figure
+from fm_med.report.survival_results import SurvivalResults, cell, p_text
+from fm_med.report.tripod import checklist
+
+
+def survival_sections(results: SurvivalResults) -> list[Section]:
+    """Return the sections of the page in reading order."""
+    sections = [
+        summary(results),
+        _participants(results),
+        discrimination(results),
+        _calibration(results),
+        _risk_groups(results),
+        _decision(results),
+        subgroups(results),
+        _patients(results),
+        _methods(results),
+        checklist(),
+    ]
+    return [section for section in sections if section]
+
+
+def _participants(results: SurvivalResults) -> Section | None:
+    """Return who was evaluated and who was left out."""
+    if not results.flow and results.characteristics is None:
+        return None
+    content: list[Any] = []
+    if results.flow:
+        content.append(
+            Table(
+                ("Step", "Number", "Events"),
+                results.flow,
+                "From the recordings that were offered to the persons evaluated.",
+            )
+        )
+    if results.characteristics is not None:
+        content.append(results.characteristics)
+    return Section("Participants", "Who was left out, and why.", content)
+
+
+def _calibration(results: SurvivalResults) -> Section | None:
+    """Return whether predicted risks are what is observed."""
+    if not results.calibration:
+        return None
+    model = results.metrics["model"]
+    kinds = {
+        "observed_expected": "Observed / expected",
+        "calibration_slope": "Slope",
+        "ici": "Mean gap (ICI)",
+        "brier": "Brier score",
+        "scaled_brier": "Scaled Brier score",
+    }
+    rows = []
+    for suffix, name in results.horizons.items():
+        cells = [cell(model.get(f"{kind}_at_{suffix}")) for kind in kinds]
+        if any(cells):
+            rows.append((name, *cells))
+    content: list[Any] = [calibration_figure(results.calibration)]
+    if rows:
+        content.append(
+            Table(
+                ("Horizon", *kinds.values()),
+                rows,
+                "Calibration and overall accuracy.",
+                "Observed / expected: 1 is ideal, below 1 the risks are too high. Slope: 1 is "
+                "ideal, below 1 they are too extreme. ICI: mean gap between predicted and "
+                "(smoothed) observed risk. Scaled Brier score: share of the Brier score of a model "
+                "without predictors that is gained; 0 is none, 1 is all.",
+            )
+        )
+    return Section("Can the risks be believed?", "", content)
+
+
+def _risk_groups(results: SurvivalResults) -> Section | None:
+    """Return Kaplan-Meier curves by predicted risk."""
+    if not results.groups:
+        return None
+    test = ""
+    if results.log_rank is not None:
+        chi2, p = results.log_rank
+        test = f"Log-rank test between the groups: chi-squared {chi2:.1f}, {p_text(p)}."
+    figure = kaplan_meier_figure(results.groups, unit=results.unit, event=results.event, test=test)
+    return Section("What happened to patients of low and high risk", "", [figure])
+
+
+def _decision(results: SurvivalResults) -> Section | None:
+    """Return the decision curve."""
+    if not results.decision:
+        return None
+    x, benefit = next(iter(results.decision.values()))
+    top = max(float(np.nanmax(y)) for _, y in results.decision.values())
+    better = np.ones(len(x), dtype=bool)
+    for _, y in list(results.decision.values())[1:]:
+        better &= benefit > y
+    where = (
+        f"between {x[better].min():.0%} and {x[better].max():.0%}" if better.any() else "nowhere"
+    )
+    figure = lines_figure(
+        results.decision,
+        caption="Decision curve. Net benefit: true positives minus false positives, weighted by "
+        "the odds of the threshold, per person.",
+        alt=f"Net benefit against the threshold. The model is above the other curves {where}.",
+        xlabel="Risk from which one would act",
+        ylabel="Net benefit",
+        ylim=(-0.12 * max(top, 1e-3), 1.12 * max(top, 1e-3)),
+        percent="x",
+        wide=True,
+    )
+    name = list(results.horizons.values())[-1] if results.horizons else "the horizon"
+    return Section(
+        "Would it help to decide?",
+        f"For an action taken from some risk at {name} on: does acting on the model do more good "
+        "than acting on everybody, on nobody, or on another model? Only thresholds at which a "
+        "clinician would really act count.",
+        [figure],
+    )
+
+
+def _patients(results: SurvivalResults) -> Section | None:
+    """Return single patients."""
+    if not results.patients:
+        return None
+    return Section(
+        "Single patients",
+        "Attention (blue, on the paper and in the square map) shows where the model looks; "
+        "occlusion and integrated gradients show what moved its risk. Occlusion: how far the "
+        "log-hazard falls when a stretch of a lead is replaced by a straight line. Integrated "
+        "gradients: the share of each stretch in the log-hazard, against a flat ECG. None of them "
+        "shows a cause of disease.",
+        results.patients,
+    )
+
+
+def _methods(results: SurvivalResults) -> Section | None:
+    """Return how it was done."""
+    if not results.methods:
+        return None
+    table = Table(("Topic", "What was done"), results.methods, "Methods.", prose=True)
+    return Section("Methods", "", [table])
