@@ -15,6 +15,7 @@ from fm_med.metrics import (
     macro_auroc,
     paired_difference,
 )
+from fm_med.sampling import patient_folds
 
 # Inverse strengths of the L2 penalty tried by the inner cross-validation (features have SD 1).
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -217,48 +218,6 @@ def zero_shot(
     if absent is not None:
         score = score - embedding @ _unit(absent).T
     return _scores(score[None], data)
-
-
-def patient_folds(
-    labels: np.ndarray, subject_id: np.ndarray, *, folds: int, seed: int = 0
-) -> np.ndarray:
-    """Cut rows into folds between patients, with each label spread evenly over the folds.
-
-    Patients with the rarest labels are placed first, each into the fold that holds least of its
-    rarest label and, among equals, the fewest rows.
-
-    Args:
-        labels: (rows, labels) bool.
-        subject_id: (rows,) the patient of each row.
-        folds: Number of folds.
-        seed: Seed of the order in which patients are placed.
-
-    Returns:
-        (rows,) fold number.
-
-    Raises:
-        ValueError: There are fewer patients than folds.
-
-    References:
-        Sechidis et al., "On the stratification of multi-label data", ECML PKDD 2011.
-    """
-    patients, patient = np.unique(subject_id, return_inverse=True)
-    if len(patients) < folds:
-        raise ValueError(f"{folds} folds need as many patients, however: {len(patients)}")
-    # The last column counts rows: it balances the folds' sizes like a label that everybody has.
-    content = np.zeros((len(patients), labels.shape[1] + 1))
-    np.add.at(content, patient, np.column_stack([labels, np.ones(len(labels))]))
-    total = content.sum(0)
-    rarest = np.where(content > 0, total, np.inf).argmin(1)
-    order = np.random.default_rng(seed).permutation(len(patients))
-    order = order[np.argsort(total[rarest[order]], kind="stable")]
-    load = np.zeros((folds, content.shape[1]))
-    fold_of_patient = np.zeros(len(patients), dtype=np.int64)
-    for person in order:
-        fold = np.lexsort((load[:, -1], load[:, rarest[person]]))[0]
-        load[fold] += content[person]
-        fold_of_patient[person] = fold
-    return fold_of_patient[patient]
 
 
 def _fit_and_score(
