@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from fm_med.cache import cache_folder
@@ -13,6 +15,7 @@ from fm_med.cohort import Cohort
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.ecg.storage import SIGNAL_SCHEMA, decode
 from fm_med.errors import InputError
+from fm_med.sampling import EpochSampler, refuse_batch, share
 from fm_med.text.embedded import embedded_text_model
 from fm_med.text.encoder import FrozenTextEncoder, Pooling, Precision
 from fm_med.text.normalise import normalise, text_hash
@@ -53,6 +56,26 @@ class Pairs:
         """Return the number of pairs."""
         return len(self.rows)
 
+    @property
+    def report_mean(self) -> np.ndarray:
+        """Return the mean report embedding, (text_dim,) float32."""
+        return self.report_embedding.mean(0)
+
+    @property
+    def at_hand(self) -> "Pairs":
+        """Return the pairs that can be read in any order: here all of them."""
+        return self
+
+    def batches(
+        self, per_process: int, accelerator: Accelerator, *, seed: int
+    ) -> "ShuffledBatches":
+        """Return the global batches of all epochs, and this process's shares of them.
+
+        Raises:
+            InputError: A global batch has fewer pairs than there are processes.
+        """
+        return ShuffledBatches(self, per_process, accelerator, seed)
+
     def inputs(
         self, pairs: np.ndarray, processor: EcgProcessor, device: torch.device
     ) -> dict[str, Tensor]:
@@ -87,6 +110,55 @@ class Pairs:
         return np.stack(columns, axis=1)[self.rows]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a global batch.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        size: Pairs of the global batch, over all processes.
+        pairs: Where the share's pairs are.
+        rows: (share,) indices of `pairs`.
+        row_id: (share,) int64, what a pair's augmentation is drawn from, beside seed and epoch. It
+            does not depend on the number of processes.
+    """
+
+    epoch: int
+    size: int
+    pairs: Pairs
+    rows: np.ndarray
+    row_id: np.ndarray
+
+    def record_ids(self) -> list[str]:
+        """Return the recordings' ids of the share."""
+        return self.pairs.record_ids(self.rows)
+
+
+class ShuffledBatches:
+    """Global batches of pairs that can be read in any order, shuffled anew in each epoch.
+
+    Attributes:
+        batch_size: Pairs of a global batch.
+        steps_per_epoch: Global batches of an epoch; pairs that do not fill one are left out.
+    """
+
+    def __init__(self, pairs: Pairs, per_process: int, accelerator: Accelerator, seed: int) -> None:
+        """Read nothing yet; see `Pairs.batches`."""
+        world_size = accelerator.num_processes
+        self._pairs = pairs
+        self._sampler = EpochSampler(len(pairs), per_process * world_size, seed)
+        self._process = {"rank": accelerator.process_index, "world_size": world_size}
+        self.batch_size = self._sampler.batch_size
+        self.steps_per_epoch = self._sampler.steps_per_epoch
+        refuse_batch(self.batch_size, world_size, None)
+
+    def at(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step, counted from 0 over all epochs."""
+        epoch, batch = self._sampler.batch(step)
+        rows = share(batch, **self._process)
+        return Batch(epoch, len(batch), self._pairs, rows, rows)
+
+
 def read_pairs(cohort: Cohort, split: str, store: ReportStore, source: TextSource) -> Pairs:
     """Find the recordings of a split that have a text and embed each distinct text once.
 
@@ -116,7 +188,7 @@ def read_pairs(cohort: Cohort, split: str, store: ReportStore, source: TextSourc
         report_embedding=embedding,
         report_id=np.array([text_hash(text) for text in report], np.int64),
         subject_id=subject_id,
-        person=np.unique(subject_id, return_inverse=True)[1].astype(np.int64),
+        person=_numbers_of(subject_id),
     )
 
 
@@ -183,11 +255,23 @@ def shuffled_reports(pairs: Pairs, seed: int) -> Pairs:
     )
 
 
+def _numbers_of(subject_id: np.ndarray) -> np.ndarray:
+    """Return a number per person, (rows,) int64, that is the same in whatever batch it appears."""
+    names, place = np.unique(subject_id, return_inverse=True)
+    digests = [blake2b(str(name).encode(), digest_size=8).digest() for name in names]
+    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)[place]
+
+
+def has_text(value: Any, source: TextSource) -> bool:
+    """Tell whether a recording has a text, from what is in its column."""
+    return bool(value and (source != "report" or normalise(value)))
+
+
 def _with_text(cohort: Cohort, split: str, source: TextSource) -> tuple[np.ndarray, list[Any]]:
     """Return the rows that have a text, and what is in their column."""
     column = SOURCE_COLUMN[source]
     values = cohort.column(split, column)
-    rows = [row for row, v in enumerate(values) if v and (source != "report" or normalise(v))]
+    rows = [row for row, value in enumerate(values) if has_text(value, source)]
     if not rows:
         raise InputError(f"{cohort.path}: no recording of the split {split!r} has a {column}")
     return np.array(rows), [values[row] for row in rows]

@@ -21,7 +21,7 @@ from fm_med.metrics import (
 )
 from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
 from fm_med.optim import ParameterGroup, parameter_groups
-from fm_med.pairs import Pairs
+from fm_med.pairs import Batch, Pairs
 from fm_med.run import Run
 from fm_med.sampling import in_order
 
@@ -52,25 +52,22 @@ class Pretraining:
     reconstruction_weight: float
     seed: int
 
-    def batch(
-        self, pairs: Pairs, rows: np.ndarray, *, epoch: int, device: torch.device
-    ) -> tuple[Tensors, Tensors]:
-        """Read, process and augment this process's rows of a batch.
+    def batch(self, batch: Batch, device: torch.device) -> tuple[Tensors, Tensors]:
+        """Read, process and augment this process's share of a batch.
 
         Returns:
             What the towers see, and what only the loss sees: ids, and with a decoder the recording
             before augmentation, `clean` (batch, leads, samples) and its `clean_mask`.
         """
-        inputs = pairs.inputs(rows, self.processor, device)
-        texts = pairs.texts(rows, device)
+        inputs = batch.pairs.inputs(batch.rows, self.processor, device)
+        texts = batch.pairs.texts(batch.rows, device)
         targets = {name: texts[name] for name in ("report_id", "subject_id")}
         if self.towers.decoder is not None:
             targets |= {"clean": inputs["signal"], "clean_mask": inputs["lead_mask"]}
         if self.augmentation is not None:
-            ids = torch.from_numpy(rows).to(device)
-            inputs = augment(
-                inputs, settings=self.augmentation, seed=self.seed, epoch=epoch, rows=ids
-            )
+            drawn = {"seed": self.seed, "epoch": batch.epoch}
+            rows = torch.from_numpy(batch.row_id).to(device)
+            inputs = augment(inputs, settings=self.augmentation, rows=rows, **drawn)
         return {**inputs, "report_embedding": texts["report_embedding"]}, targets
 
     def parameter_groups(

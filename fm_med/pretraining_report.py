@@ -19,6 +19,7 @@ from fm_med.pairs import Pairs
 from fm_med.pretraining import Pretraining, encode_split, project
 from fm_med.probe import LabelledFeatures, difference, probe, zero_shot
 from fm_med.report import ExampleECG, pretraining_sections, write_metrics, write_report
+from fm_med.streamed_pairs import TrainingPairs
 from fm_med.text.prompts import Prompts, available_prompts, load_prompts, zero_shot_directions
 from fm_med.text.store import ReportStore
 
@@ -49,9 +50,13 @@ class EncodedSplit:
 
 
 def encode_both(
-    pairs: Pairs, task: Pretraining, untrained: torch.nn.Module, accelerator: Accelerator
+    pairs: TrainingPairs, task: Pretraining, untrained: torch.nn.Module, accelerator: Accelerator
 ) -> EncodedSplit:
-    """Encode a split with the trained encoder and with one as it was before training."""
+    """Encode a split with the trained encoder and with one as it was before training.
+
+    Of a streamed split only what is at hand.
+    """
+    pairs = pairs.at_hand
     trained, random = (
         encode_split(pairs, task.processor, encoder, accelerator)
         for encoder in (task.towers.encoder, untrained.to(accelerator.device))

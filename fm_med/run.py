@@ -5,19 +5,20 @@ import json
 import math
 import os
 import platform
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
+from safetensors import SafetensorError
 from torch import nn
-from torch.optim import Optimizer
 from tqdm import tqdm
 
 from fm_med import checkpoint
 from fm_med.atomic import atomic_file, remove_left_overs
+from fm_med.environment import describe_environment, is_disk_fault, refuse_missing_tracker
 from fm_med.errors import InputError
 from fm_med.optim import WeightAverage
 from fm_med.settings import changed_settings, save_settings
@@ -59,8 +60,10 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self._metrics = self.folder / "metrics.jsonl"
         self._tracker = tracker
+        self._data: dict[str, str] = {}
         self._trained: dict[str, Any] = {}
         self._keep = 1
+        self._resumes = resume
         if resume:
             refuse_changes(self.folder, settings)
         else:
@@ -68,6 +71,41 @@ class Run:
         if tracker != "none":
             refuse_missing_tracker(tracker)
         refuse_sharding(accelerator)
+
+    def reads(self, **content: str) -> None:
+        """Tell what the run reads, by hashes of the content; kept in `env.json`.
+
+        Raises:
+            InputError: A run that is to be resumed read something else.
+        """
+        self._data = content
+        saved = self.folder / "env.json"
+        if not self._resumes or not saved.is_file():
+            return
+        before = json.loads(saved.read_text()).get("data", {})
+        for name, value in content.items():
+            if before.get(name, value) != value:
+                raise InputError(
+                    f"cannot resume {self.folder}: the content of its {name.replace('_', ' ')} was "
+                    f"{before[name]} and is now {value}"
+                )
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Write something that is not a checkpoint; a disk that refuses it is told in one line.
+
+        Raises:
+            InputError: The disk is full or not writable.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            if not is_disk_fault(error):
+                raise
+            raise InputError(
+                f"{what} could not be written ({error}); the checkpoints in {self.checkpoints} are "
+                "whole: make room and run again with --resume"
+            ) from None
 
     def start(self) -> None:
         """Write `config.yaml` and `env.json`, start the tracker, tell how many processes there are.
@@ -82,11 +120,7 @@ class Run:
         )
         self.accelerator.wait_for_everyone()  # all have looked at the folder before it is filled
         if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_left_overs(self.folder)
-            save_settings(self._settings, self.folder / "config.yaml")
-            environment = describe_environment(self.accelerator)
-            (self.folder / "env.json").write_text(json.dumps(environment, indent=1) + "\n")
+            self._write_start()
         if self._tracker != "none":
             flat = {
                 name: value if isinstance(value, int | float | str | bool) else str(value)
@@ -94,19 +128,25 @@ class Run:
             }
             self.accelerator.init_trackers("fm_med", config=flat)
 
+    def _write_start(self) -> None:
+        """Write `config.yaml` and `env.json`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_left_overs(self.folder)
+            save_settings(self._settings, self.folder / "config.yaml")
+            environment = {**describe_environment(self.accelerator), "data": self._data}
+            with atomic_file(self.folder / "env.json") as temporary:
+                temporary.write_text(json.dumps(environment, indent=1) + "\n")
+        except OSError as error:
+            raise InputError(f"output {self.folder} cannot be written: {error}") from None
+
     def log(self, step: int, **values: Any) -> None:
         """Append one row to `metrics.jsonl` (main process) and send its numbers to the tracker."""
         if not self.accelerator.is_main_process:
             return
         row = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
-        try:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self._metrics} could not be written ({error}); "
-                "make room and run again with --resume"
-            ) from None
+        with self.writing(str(self._metrics)), self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
         if self._tracker != "none":
             numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=step)
@@ -121,7 +161,8 @@ class Run:
         self, model: nn.Module, optimizer: Any, average: WeightAverage, *, keep: int
     ) -> None:
         """Tell what checkpoints are made of, and how many to keep."""
-        self._trained = {"model": model, "optimizer": _inner(optimizer), "average": average}
+        inner = getattr(optimizer, "optimizer", optimizer)  # without Accelerate's wrapper
+        self._trained = {"model": model, "optimizer": inner, "average": average}
         self._keep = keep
 
     def save(self, step: int, state: dict[str, Any]) -> None:
@@ -168,11 +209,13 @@ class Run:
             state: As for `save`.
             loss: Of the failed step.
             norm: Of its gradient.
-            records: The record ids of its global batch; all of them go into `metrics.jsonl`.
+            records: The record ids of this process's share of its batch; those of all processes
+                go into `metrics.jsonl`.
 
         Raises:
             InputError: Always.
         """
+        records = gather_object(records)
         self._save(step, state, self._keep + 1)  # an earlier one may be the better start
         self.log(step + 1, failed_loss=str(loss), failed_grad_norm=str(norm), records=records)
         more = f" and {len(records) - 16} more, see {self._metrics}" if len(records) > 16 else ""
@@ -199,20 +242,6 @@ class Run:
         """Close the trackers."""
         if self._tracker != "none":
             self.accelerator.end_training()
-
-
-def refuse_missing_tracker(tracker: str) -> None:
-    """Refuse a tracker whose package is missing: Accelerate would silently log nothing.
-
-    Raises:
-        InputError: The package is not installed.
-    """
-    try:
-        metadata.version(tracker)
-    except metadata.PackageNotFoundError:
-        raise InputError(
-            f"--tracker {tracker} needs the package {tracker}: pip install 'fm-med[{tracker}]'"
-        ) from None
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
@@ -263,26 +292,6 @@ def refuse_changes(folder: Path, settings: Any) -> None:
     ]
     if refused:
         raise InputError(f"cannot resume {folder} with changed settings: {'; '.join(refused)}")
-
-
-def describe_environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat the run: processes, device, versions."""
-    cuda = accelerator.device.type == "cuda"
-    packages = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "fm-med")
-    return {
-        "num_processes": accelerator.num_processes,
-        "device": torch.cuda.get_device_name() if cuda else accelerator.device.type,
-        "mixed_precision": accelerator.mixed_precision,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: metadata.version(name) for name in packages},
-    }
-
-
-def _inner(optimizer: Any) -> Optimizer:
-    """Return the optimiser inside Accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _json_value(value: Any) -> Any:

@@ -27,10 +27,12 @@ class StreamedBatch(NamedTuple):
         rows: The rows, columns as asked for.
         position: (rows,) int64, each row's place in the epoch's global order: a row id that does
             not depend on the number of processes.
+        size: Rows of the global batch.
     """
 
     rows: pa.Table
     position: np.ndarray
+    size: int
 
 
 class StreamedRows:
@@ -96,6 +98,7 @@ class StreamedRows:
         self._columns = columns
         self._order = {"seed": seed, "batch_size": batch_size, "shuffle_buffer": shuffle_buffer}
         self._process = {"rank": rank, "world_size": world_size}
+        self._window = batch_size * max(1, _ceil(shuffle_buffer, batch_size))
 
     @property
     def rows_per_epoch(self) -> int | None:
@@ -127,6 +130,25 @@ class StreamedRows:
                 )
         self.epoch, self._rows_seen = state["epoch"], state["rows_seen"]
 
+    def seek(self, step: int) -> None:
+        """Continue before a global batch, counted from 0 over all epochs.
+
+        Args:
+            step: Which one; the number of rows must be known.
+        """
+        steps = self.steps_per_epoch
+        assert steps is not None, "the number of rows is not known"
+        self.epoch, before = divmod(step, steps)
+        self._rows_seen = sum(self._batch_sizes()[:before])
+
+    def _batch_sizes(self) -> list[int]:
+        """Return the rows of each global batch of an epoch, of a split of known length."""
+        rows, size = self._pieces.rows or 0, self._order["batch_size"]
+        windows = max(0, (rows - size) // self._window)
+        last = np.arange(rows - windows * self._window)
+        rest = [len(part) for part in np.array_split(last, _ceil(len(last), size))]
+        return [size] * (windows * self._window // size) + rest
+
     def __iter__(self) -> Iterator[StreamedBatch]:
         """Yield the shares of the rest of the epoch.
 
@@ -153,16 +175,15 @@ class StreamedRows:
             table = rows.take(share(batch, **self._process), self._names(rows.table))
             position = share(np.arange(first, end), **self._process)
             self._rows_seen = end
-            yield StreamedBatch(table, position)
+            yield StreamedBatch(table, position, len(batch))
 
     def _windows(self) -> Iterator["Window"]:
         """Yield the windows of the epoch in their order; the last is up to one batch longer."""
         seed, batch_size = self._order["seed"], self._order["batch_size"]
         shuffled = self._order["shuffle_buffer"] > 0
-        size = batch_size * max(1, _ceil(self._order["shuffle_buffer"], batch_size))
         generator = np.random.default_rng((seed, self.epoch)) if shuffled else None
         pieces = self._pieces.walk(generator)
-        for number, window in enumerate(_cut(pieces, size, batch_size)):
+        for number, window in enumerate(_cut(pieces, self._window, batch_size)):
             order = np.arange(sum(piece.rows for piece in window))
             if shuffled:  # number + 1: a trailing 0 would draw the same numbers as no number
                 order = np.random.default_rng((seed, self.epoch, number + 1)).permutation(order)

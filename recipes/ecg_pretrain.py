@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fm_med.pairs import Pairs
     from fm_med.pretraining import Pretraining
     from fm_med.run import Run
+    from fm_med.streamed_pairs import TrainingPairs
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Config:
 
     # Data
     cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
+    streaming: bool = setting(False, "read the training split as a stream; --cohort: also a Hub id")
     subjects: PositiveInt = setting(2500, "persons in the simulated cohort")
     text_encoder: str = setting("embedded", "Hub id or folder; 'embedded' trains a small BERT")
     text_source: Literal["report", "statements"] = setting("report", "reports or SCP statements")
@@ -80,15 +82,16 @@ def main(config: Config) -> None:
 
     from accelerate.utils import set_seed
 
-    from fm_med import best_weights, coupled, distributed, hub, pairs
+    from fm_med import best_weights, coupled, distributed, hub, pairs, streamed_pairs
     from fm_med import pretraining_report as report
     from fm_med.run import Run
-    from fm_med.sources.embedded import open_or_simulate
 
     # ------------------------------------------------------------------------------- Data
     accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
     run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
-    cohort = open_or_simulate(config.cohort, subjects=config.subjects)
+    cohort = streamed_pairs.open_source(
+        config.cohort, subjects=config.subjects, streaming=config.streaming
+    )
     labels = report.choose_labels(
         cohort.card.label_sets,
         label_set=config.labels,
@@ -106,8 +109,9 @@ def main(config: Config) -> None:
         device_map=config.text_device_map,
         revision=config.text_revision,
     )
+    run.reads(cohort=cohort.fingerprint, text_encoder=store.encoder.key)
     train, validation, test = (
-        pairs.read_pairs(cohort, split, store, config.text_source)
+        streamed_pairs.read_split(cohort, split, store, config.text_source)
         for split in ("train", "validation", "test")
     )
     if config.shuffle_reports:
@@ -128,22 +132,23 @@ def main(config: Config) -> None:
     # ----------------------------------------------------------------------------- Report
     encoded = [report.encode_both(split, task, untrained, accelerator) for split in (train, test)]
     if accelerator.is_main_process:
-        metrics = report.final_metrics(task.towers.heads, store, *encoded, labels)
-        history = run.history()
-        report.write(run.report_folder, history, metrics, test=encoded[1], task=task, labels=labels)
-        hub.save(
-            run.model_folder,
-            encoder=task.towers.encoder,
-            processor=task.processor,
-            alignment=task.towers.heads,
-            sample=task.sample(test, accelerator.device),
-            text_model=Path(store.encoder.name) if config.text_encoder == "embedded" else None,
-        )
-        run.say(f"{report.summary(metrics)}\nmodel {run.model_folder}, {run.report_folder}")
+        with run.writing(f"report and model in {run.folder}"):
+            metrics = report.final_metrics(task.towers.heads, store, *encoded, labels)
+            parts = {"test": encoded[1], "task": task, "labels": labels}
+            report.write(run.report_folder, run.history(), metrics, **parts)
+            hub.save(
+                run.model_folder,
+                encoder=task.towers.encoder,
+                processor=task.processor,
+                alignment=task.towers.heads,
+                sample=task.sample(test, accelerator.device),
+                text_model=Path(store.encoder.name) if config.text_encoder == "embedded" else None,
+            )
+            run.say(f"{report.summary(metrics)}\nmodel {run.model_folder}, {run.report_folder}")
     run.finish()
 
 
-def build(config: Config, train: "Pairs", text_card: dict[str, Any]) -> "Pretraining":
+def build(config: Config, train: "TrainingPairs", text_card: dict[str, Any]) -> "Pretraining":
     """Make encoder, projections and decoder."""
     import torch
 
@@ -161,7 +166,7 @@ def build(config: Config, train: "Pairs", text_card: dict[str, Any]) -> "Pretrai
         decoder = ReconstructionDecoder(encoder.config.time_width, samples=processor.samples)
     towers = build_towers(
         encoder,
-        torch.from_numpy(train.report_embedding.mean(0)),
+        torch.from_numpy(train.report_mean),
         text=text_card,
         embedding_dim=config.embedding_dim,
         temperature=config.temperature,
@@ -180,7 +185,7 @@ def build(config: Config, train: "Pairs", text_card: dict[str, Any]) -> "Pretrai
 
 
 def fit(
-    config: Config, run: "Run", task: "Pretraining", train: "Pairs", validation: "Pairs"
+    config: Config, run: "Run", task: "Pretraining", train: "TrainingPairs", validation: "Pairs"
 ) -> int:
     """Train; return the step with the lowest validation loss, whose weights are kept."""
     import torch
@@ -188,21 +193,18 @@ def fit(
     from fm_med import optim
     from fm_med.coupled import coupled_backward
     from fm_med.meter import Meter
-    from fm_med.sampling import EpochSampler, refuse_batch, share
 
     accelerator = run.accelerator
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    sampler = EpochSampler(len(train), config.per_device_batch_size * processes, config.seed)
-    refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
+    batches = train.batches(config.per_device_batch_size, accelerator, seed=config.seed)
     schedule = optim.Schedule(
-        sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
+        batches.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
     )
     rates = config.learning_rate, config.heads_learning_rate
     optimizer = torch.optim.AdamW(task.parameter_groups(*rates, config.weight_decay))
     model, optimizer = accelerator.prepare(task.towers, optimizer)
     average = optim.WeightAverage(task.towers, config.ema_decay)
-    steps, size = schedule.total_steps, sampler.batch_size
-    run.say(f"{len(train)} pairs, {size} per step on {processes} process(es), {steps} steps")
+    steps, where = schedule.total_steps, f"on {accelerator.num_processes} process(es)"
+    run.say(f"{len(train)} pairs, {batches.batch_size} per step {where}, {steps} steps")
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     step, best = 0, {"step": 0, "validation_loss": float("inf")}
@@ -212,9 +214,8 @@ def fit(
     with Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):
             optim.set_learning_rate(optimizer, schedule.factor(step))
-            epoch, batch = sampler.batch(step)
-            rows = share(batch, rank=rank, world_size=processes)
-            inputs, targets = task.batch(train, rows, epoch=epoch, device=accelerator.device)
+            batch = batches.at(step)
+            inputs, targets = task.batch(batch, accelerator.device)
             meter.data_ready()
             loss = coupled_backward(
                 accelerator,
@@ -227,16 +228,16 @@ def fit(
             ).item()
             norm = optim.clip_gradients(accelerator, model, config.max_grad_norm)
             if not run.is_finite(loss, norm):
-                run.stop(step, best, loss=loss, norm=norm, records=train.record_ids(batch))
+                run.stop(step, best, loss=loss, norm=norm, records=batch.record_ids())
             optimizer.step()
             optimizer.zero_grad()
             step += 1
             average.update(step)
-            meter.step(samples=len(batch), loss=loss)
-            run.log(step, epoch=epoch, loss=loss, grad_norm=norm, **meter.rates())
-            if step % sampler.steps_per_epoch == 0:
+            meter.step(samples=batch.size, loss=loss)
+            run.log(step, epoch=batch.epoch, loss=loss, grad_norm=norm, **meter.rates())
+            if step % batches.steps_per_epoch == 0:
                 with average.in_place():
-                    best = task.evaluate(run, validation, step=step, epoch=epoch, best=best)
+                    best = task.evaluate(run, validation, step=step, epoch=batch.epoch, best=best)
             if schedule.ended(step, best["step"]) or step % config.checkpoint_every == 0:
                 run.save(step, best)
     return best["step"]

@@ -1,13 +1,14 @@
 """Pairs: which recordings have a text, what it is, and the control that mixes them up."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from fm_med.cohort import CohortCard, CohortWriter, open_cohort
+from fm_med.cohort import Cohort, CohortCard, CohortWriter, open_cohort
 from fm_med.ecg.leads import LEADS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.ecg.simulate import simulate
@@ -113,6 +114,41 @@ def test_recordings_are_those_of_the_pairs(cohort, pairs):
     assert texts["report_id"].tolist() == pairs.report_id[order].tolist()
     assert texts["subject_id"].tolist() == pairs.person[order].tolist()
     np.testing.assert_array_equal(texts["report_embedding"], pairs.report_embedding[order])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_batches_are_shared_and_made_of_all_pairs(pairs, world_size):
+    ranks = [
+        pairs.batches(1, SimpleNamespace(process_index=rank, num_processes=world_size), seed=5)
+        for rank in range(world_size)
+    ]
+    assert {each.batch_size for each in ranks} == {world_size}
+    assert {each.steps_per_epoch for each in ranks} == {4 // world_size}
+    for epoch in range(3):
+        seen = []
+        for step in range(4 // world_size):
+            shares = [each.at(epoch * (4 // world_size) + step) for each in ranks]
+            assert [(s.epoch, s.size, len(s.rows)) for s in shares] == [
+                (epoch, world_size, 1)
+            ] * len(ranks)
+            assert all(np.array_equal(share.rows, share.row_id) for share in shares)
+            records = [share.record_ids() for share in shares]
+            assert records == [pairs.record_ids(share.rows) for share in shares]
+            seen += [row for share in shares for row in share.rows.tolist()]
+        assert len(set(seen)) == len(seen)
+    assert pairs.at_hand is pairs
+    np.testing.assert_array_equal(pairs.report_mean, pairs.report_embedding.mean(0))
+
+
+def test_more_processes_than_pairs_are_refused(pairs):
+    with pytest.raises(InputError, match="a batch of 4 rows cannot be shared by 5 processes"):
+        pairs.batches(1, SimpleNamespace(process_index=0, num_processes=5), seed=0)
+
+
+def test_a_person_has_the_same_number_in_every_part_of_a_cohort(cohort, pairs):
+    half = Cohort(cohort.path, cohort.card, {"train": cohort.splits["train"].slice(4)})
+    rest = read_pairs(half, "train", Letters(), "report")
+    assert rest.person.tolist() == pairs.person[2:].tolist()
 
 
 def test_labels_are_of_the_pairs_and_nan_where_unknown(pairs):

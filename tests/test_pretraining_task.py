@@ -20,7 +20,7 @@ from fm_med.ecg.resnet1d import ResNet1dConfig, ResNet1dModel
 from fm_med.ecg.simulate import simulate
 from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
 from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
-from fm_med.pairs import read_pairs
+from fm_med.pairs import Batch, read_pairs
 from fm_med.pretraining import Pretraining, encode_split, epoch_scores, project
 
 CPU = torch.device("cpu")
@@ -75,10 +75,14 @@ def task(objective="infonce", *, augmentation=None, decoder=False, weight=0.5):
 # ------------------------------------------------------------------------------------- Batches
 
 
+def share(pairs, rows, epoch=0):
+    return Batch(epoch, 9, pairs, rows, rows)
+
+
 def test_a_batch_is_the_asked_pairs(pairs):
     made = task()
     rows = np.array([7, 0, 3])
-    inputs, targets = made.batch(pairs, rows, epoch=0, device=CPU)
+    inputs, targets = made.batch(share(pairs, rows), CPU)
     assert inputs.keys() == {"signal", "lead_mask", "report_embedding"}
     assert inputs["signal"].shape == (3, 12, 500)
     plain = pairs.inputs(rows, made.processor, CPU)
@@ -93,13 +97,16 @@ def test_augmentation_follows_epoch_and_row_and_keeps_the_clean_signal(pairs):
     made = task(augmentation=EcgAugmentation(), decoder=True)
     rows = np.array([7, 0, 3])
     clean = pairs.inputs(rows, made.processor, CPU)
-    inputs, targets = made.batch(pairs, rows, epoch=1, device=CPU)
+    inputs, targets = made.batch(share(pairs, rows, epoch=1), CPU)
     assert not torch.equal(inputs["signal"], clean["signal"])
     assert torch.equal(targets["clean"], clean["signal"])
     assert torch.equal(targets["clean_mask"], clean["lead_mask"])
-    alone, _ = made.batch(pairs, rows[1:2], epoch=1, device=CPU)
+    alone, _ = made.batch(share(pairs, rows[1:2], epoch=1), CPU)
     torch.testing.assert_close(alone["signal"][0], inputs["signal"][1])
-    later, _ = made.batch(pairs, rows, epoch=2, device=CPU)
+    # The id decides, not where the pair is: a stream's pairs have new places in every batch.
+    moved, _ = made.batch(Batch(1, 9, pairs, rows[1:2], np.array([50])), CPU)
+    assert not torch.equal(moved["signal"], alone["signal"])
+    later, _ = made.batch(share(pairs, rows, epoch=2), CPU)
     assert not torch.equal(later["signal"], inputs["signal"])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
 from torch import nn
 
 from fm_med.errors import InputError
@@ -61,12 +62,15 @@ def test_nothing_is_written_before_the_start(tmp_path, accelerator):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_start_writes_settings_and_environment(tmp_path, begin, accelerator):
-    begin()
+def test_the_start_writes_settings_and_environment(tmp_path, accelerator):
+    run = Run(tmp_path / "out", Config(), accelerator)
+    run.reads(cohort="abc", text_encoder="def")
+    run.start()
     assert (tmp_path / "out" / "config.yaml").read_text() == (
         "learning_rate: 0.001\nnum_epochs: 3\ncohort: simulated\nresume: false\n"
     )
     environment = json.loads((tmp_path / "out" / "env.json").read_text())
+    assert environment.pop("data") == {"cohort": "abc", "text_encoder": "def"}
     assert environment == describe_environment(accelerator)
     assert (environment["num_processes"], environment["device"]) == (1, "cpu")
     assert environment["mixed_precision"] == "no"
@@ -158,6 +162,46 @@ def test_changed_settings_are_refused_by_name(begin, config, message):
 def test_settings_that_change_only_the_length_may_differ(begin):
     begin()
     begin(Config(num_epochs=9, resume=True), resume=True)
+
+
+def test_another_content_under_the_same_name_is_refused(tmp_path, accelerator):
+    def run(resume, **content):
+        run = Run(tmp_path / "out", Config(), accelerator, resume=resume)
+        run.reads(**content)
+        return run
+
+    run(False, cohort="abc", text_encoder="def").start()
+    before = (tmp_path / "out" / "env.json").read_text()
+    run(True, cohort="abc", text_encoder="def").start()
+    for content, message in (
+        ({"cohort": "xyz", "text_encoder": "def"}, "its cohort was abc and is now xyz"),
+        ({"cohort": "abc", "text_encoder": "xyz"}, "its text encoder was def and is now xyz"),
+    ):
+        with pytest.raises(InputError, match=f"cannot resume .*out: the content of {message}"):
+            run(True, **content)
+    assert (tmp_path / "out" / "env.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(28, "No space left on device"), OSError(30, "Read-only"), SafetensorError("I/O")],
+)
+def test_a_disk_that_refuses_a_result_is_told_in_one_line(begin, fault):
+    run = begin()
+    with (
+        pytest.raises(InputError, match=r"the report could .* run again with --resume") as caught,
+        run.writing("the report"),
+    ):
+        raise fault
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError), run.writing("the report"):  # a fault of ours
+        raise FileNotFoundError(2, "No such file")
+
+
+def test_an_output_that_cannot_be_made_is_told_in_one_line(tmp_path, accelerator):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output .*file/out cannot be written: .*Not a directory"):
+        Run(tmp_path / "file" / "out", Config(), accelerator).start()
 
 
 def test_resuming_what_never_began_is_refused(tmp_path, begin):

@@ -204,6 +204,11 @@ def test_every_row_once_whatever_the_cutting(sizes, batch_size, buffer, world_si
     assert max(map(len, batches)) <= batch_size
     assert min(map(len, batches)) >= min(rows, math.ceil(batch_size / 2))
     assert all(len(share) for rank in shares for share in rank)
+    for step in range(len(batches)):  # any batch can be sought
+        whole.seek(epoch * len(batches) + step)
+        sought = next(iter(whole))
+        assert sought.rows["number"].to_pylist() == batches[step]
+        assert sought.size == len(batches[step])
     if buffer == 0:
         assert flat(batches) == list(range(rows))
 
