@@ -52,7 +52,11 @@ class BaselineHazard:
         Raises:
             InputError: A time is beyond the follow-up, where nobody was observed.
         """
-        return np.concatenate([[0.0], self.cumulative_hazard])[self._step(times)]
+        return self.cumulative_at_centre(times) * np.exp(-self.centre)
+
+    def cumulative_at_centre(self, times: Any) -> np.ndarray:
+        """Return the cumulative hazard at log-hazard `centre`, otherwise as `cumulative`."""
+        return np.concatenate([[0.0], self.relative_hazard])[self._step(times)]
 
     def survival(self, log_hazard: Any, times: Any) -> np.ndarray:
         r"""Return (rows, times) :math:`\exp(-H_0(t) e^f)`; (rows,) at a single time.
@@ -61,7 +65,7 @@ class BaselineHazard:
             InputError: A time is beyond the follow-up.
         """
         f = np.asarray(log_hazard, dtype=np.float64) - self.centre
-        baseline = np.concatenate([[0.0], self.relative_hazard])[self._step(times)]
+        baseline = self.cumulative_at_centre(times)
         if baseline.ndim:
             f = f[..., None]
         with np.errstate(over="ignore", divide="ignore"):

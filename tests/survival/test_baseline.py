@@ -86,7 +86,7 @@ def test_equals_the_definition_whatever_the_shift(seed, shift):
     weight, f = generator.integers(0, 3, 30), generator.normal(size=30)
     weight[0] = 1
     baseline = breslow_baseline(f + shift, time=time, event=event, weight=weight)
-    for horizon in (0.0, 3.0, time.max()):
+    for horizon in (0.0, time[weight > 0].max()):
         hazard = sum(
             weight[(time == t) & event].sum() / (weight * np.exp(f))[time >= t].sum()
             for t in np.unique(time[event & (time <= horizon) & (weight > 0)])
