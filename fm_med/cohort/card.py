@@ -30,7 +30,7 @@ COLUMN_MEANINGS = {
     "sex": "female, male or null",
     "scp_codes": "SCP-ECG statements with likelihood in percent (0 = unknown)",
     "input_hash": "equal for equal inputs",
-    "expression": "float32 little endian, one value per gene in the order of the card's features",
+    "expression": "float32 little endian, one value per gene; its metadata names the genes and the unit",
     "time": "follow-up from the recording to the event or to censoring",
     "event": "true when the event ended the follow-up, false when censored",
 }
@@ -47,7 +47,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "event": (str, type(None)),
     "label_sets": (dict,),
     "classes": (dict,),
-    "features": _TEXT,
     "columns": (dict,),
     "language": (list,),
     "source": _TEXT,
@@ -75,8 +74,6 @@ class CohortCard:
         label_sets: Label columns by set, for example {"superclass": ["NORM", "MI"]}.
         classes: Columns of text that hold exactly one class per row, for example
             {"subtype": ["KMT2A", "NPM1"]}, with all classes in the order of their numbers.
-        features: Names of the stored input's features in their order, separated by blanks, for
-            example genes; empty where columns or leads name them.
         columns: Meaning and unit of each column.
         language: ISO codes of the languages of the reports.
         source: Where the recordings come from.
@@ -98,7 +95,6 @@ class CohortCard:
     event: str | None = None
     label_sets: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
-    features: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     language: list[str] = field(default_factory=list)
     source: str = ""
@@ -184,7 +180,7 @@ def _kind(card: CohortCard) -> str:
     if card.modality == "ecg":
         rate = f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed sampling rates"
         return f", {rate}; leads: {', '.join(card.leads) or 'none'}"
-    return f", {len(card.features.split())} features" if card.features else ""
+    return ""
 
 
 def _page(card: CohortCard, columns: Sequence[str]) -> str:

@@ -111,7 +111,9 @@ class TableRows:
 
     def take(self, rows: np.ndarray, names: Sequence[str]) -> pa.Table:
         """Return `rows` (n,), in this order and with repeats, of the columns `names`."""
-        return pa.table({name: self._take(name, rows) for name in names})
+        # With the stored fields, because their metadata may tell what the values mean.
+        schema = pa.schema([self.table.schema.field(name) for name in names])
+        return pa.table([self._take(name, rows) for name in names], schema=schema)
 
     def _take(self, name: str, rows: np.ndarray) -> pa.Array:
         column = self.table.column(name)
@@ -167,6 +169,10 @@ def content_hash(batches: Mapping[str, Iterable[pa.RecordBatch]]) -> str:
         for batch in batches[split]:
             rows += batch.num_rows
             for field, column in zip(batch.schema, batch.columns):
+                if field.metadata and rows == batch.num_rows:  # once, with the first batch
+                    streams[f"{field.name} metadata"].update(
+                        repr(sorted(field.metadata.items())).encode()
+                    )
                 _feed(streams, f"{field.name} {field.type} ", column)
         total.update(f"{split} {rows}\n".encode())
         for part in sorted(streams):

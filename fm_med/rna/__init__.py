@@ -1,0 +1,1 @@
+"""Transcriptomes: matrices of gene expression, units, gene names, processor and encoders."""

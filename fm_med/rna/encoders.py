@@ -1,0 +1,11 @@
+"""All transcriptome encoders by name."""
+
+from transformers import PreTrainedModel
+
+from fm_med.rna.attention_aml_paper import AttentionAmlPaperModel
+from fm_med.rna.gene_attention import GeneAttentionModel
+
+ENCODERS: dict[str, type[PreTrainedModel]] = {
+    "gene_attention": GeneAttentionModel,
+    "attention_aml_paper": AttentionAmlPaperModel,
+}
