@@ -47,6 +47,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "event": (str, type(None)),
     "label_sets": (dict,),
     "classes": (dict,),
+    "features": _TEXT,
     "columns": (dict,),
     "language": (list,),
     "source": _TEXT,
@@ -74,6 +75,7 @@ class CohortCard:
         label_sets: Label columns by set, for example {"superclass": ["NORM", "MI"]}.
         classes: Columns of text that hold exactly one class per row, for example
             {"subtype": ["KMT2A", "NPM1"]}, with all classes in the order of their numbers.
+        features: Of a table: the input columns in their order, separated by blanks.
         columns: Meaning and unit of each column.
         language: ISO codes of the languages of the reports.
         source: Where the recordings come from.
@@ -95,6 +97,7 @@ class CohortCard:
     event: str | None = None
     label_sets: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, list[str]] = field(default_factory=dict)
+    features: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     language: list[str] = field(default_factory=list)
     source: str = ""
@@ -180,7 +183,7 @@ def _kind(card: CohortCard) -> str:
     if card.modality == "ecg":
         rate = f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed sampling rates"
         return f", {rate}; leads: {', '.join(card.leads) or 'none'}"
-    return ""
+    return f", {len(card.features.split())} features" if card.features else ""
 
 
 def _page(card: CohortCard, columns: Sequence[str]) -> str:
