@@ -7,6 +7,12 @@ an average over rows or events, so its scale does not depend on the batch size.
 from fm_med.objectives.contrastive import contrastive_loss
 from fm_med.objectives.cosine import cosine_loss
 from fm_med.objectives.cox import cox_loss
+from fm_med.objectives.discrete_time import (
+    discrete_time_loss,
+    discrete_time_survival,
+    interval_edges,
+)
+from fm_med.objectives.fine_gray import fine_gray_loss
 from fm_med.objectives.labels import (
     asymmetric_loss,
     bce_loss,
@@ -27,8 +33,12 @@ __all__ = [
     "cosine_loss",
     "cox_loss",
     "cross_entropy_loss",
+    "discrete_time_loss",
+    "discrete_time_survival",
+    "fine_gray_loss",
     "focal_loss",
     "huber_loss",
+    "interval_edges",
     "masked_mse_loss",
     "siglip_loss",
     "squared_error_loss",
