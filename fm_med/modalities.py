@@ -18,6 +18,8 @@ from fm_med.ecg.augment import EcgAugmentation, augment, hide_leads_of_batch
 from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
+from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
+from fm_med.rna.processor import ExpressionProcessor
 
 Inputs = dict[str, Tensor]
 
@@ -114,6 +116,7 @@ MODALITIES: dict[str, Modality] = {
                 "published": _published_ecg,
             },
         ),
+        Modality("rna", RNA_ENCODERS, ExpressionProcessor),
     )
 }
 
