@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fm_med.cli.command import Command
+from fm_med.cli.table import ClinicalTable, clinical_table
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
 
@@ -181,6 +182,7 @@ def describe_folder(folder: str) -> None:
 COHORT_COMMANDS = {
     "cohort ptbxl": Command(PtbXl, ptbxl, "make a cohort from a copy of PTB-XL"),
     "cohort ecg": Command(EcgTable, ecg_table, "make a cohort from a table and recordings"),
+    "cohort table": Command(ClinicalTable, clinical_table, "make a cohort from a clinical table"),
     "cohort merge": Command(Merge, merge, "join the parts that were made with --shard"),
     "cohort simulate": Command(Simulate, simulate, "make a simulated cohort with known truth"),
     "cohort check": Command(Check, check, "validate every row of a cohort"),

@@ -54,6 +54,34 @@ def read_table(
         raise InputError(f"{file} cannot be read as a table ({encoding}): {reason}") from error
 
 
+def column_names(
+    path: str | os.PathLike[str], *, delimiter: str | None = None, encoding: str = "utf-8"
+) -> list[str]:
+    """Return the names of all columns of a table; arguments as of `read_table`.
+
+    Raises:
+        InputError: The file is missing or cannot be read, or two columns have the same name.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"no table at {file}")
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            names = pq.read_schema(file).names
+        else:
+            with file.open(encoding=encoding, newline="") as lines:
+                header = lines.readline()
+            parse = pa_csv.ParseOptions(delimiter=delimiter or max(DELIMITERS, key=header.count))
+            names = pa_csv.read_csv(pa.py_buffer(header.encode()), parse_options=parse).column_names
+    except (pa.ArrowException, UnicodeDecodeError, LookupError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} cannot be read as a table ({encoding}): {reason}") from error
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{file} has two columns {name!r}")
+    return list(names)
+
+
 def _read_text(file: Path, wanted: list[str], delimiter: str | None, encoding: str) -> pa.Table:
     with file.open(encoding=encoding, newline="") as lines:
         header = lines.readline()
