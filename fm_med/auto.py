@@ -1,4 +1,4 @@
-"""Make transformers' Auto classes know the encoders and their processors; importing is enough."""
+"""Make transformers' Auto classes know all encoders and processors; importing is enough."""
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 

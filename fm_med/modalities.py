@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fm_med.ecg.augment import EcgAugmentation, augment, hide_leads_of_batch
+from fm_med.ecg.decoder import ReconstructionDecoder
 from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
@@ -49,12 +49,16 @@ class Modality:
         processor: The class.
         augmentations: By name, from the processor to its augmentation; "default" is taken unless
             another one is asked for.
+        decoder: Makes a network that rebuilds the input from the encoder's last hidden state.
+        mask_name: The encoder's input that tells which channels are there.
     """
 
     name: str
     encoders: Mapping[str, type[PreTrainedModel]]
     processor: type[Any]
     augmentations: Mapping[str, Callable[[Any], Augment]] = field(default_factory=dict)
+    decoder: Callable[[Any, Any], nn.Module] | None = None
+    mask_name: str | None = None
 
     def augmentation(self, name: str, processor: Any) -> Augment | None:
         """Return an augmentation; None for "none", and for "default" where the room has none.
@@ -115,6 +119,10 @@ MODALITIES: dict[str, Modality] = {
                 ),
                 "published": _published_ecg,
             },
+            decoder=lambda encoder, ecg: ReconstructionDecoder(
+                encoder.config.time_width, samples=ecg.samples
+            ),
+            mask_name="lead_mask",
         ),
         Modality("rna", RNA_ENCODERS, ExpressionProcessor),
     )
@@ -132,7 +140,7 @@ def modality_of(name: str) -> Modality:
     return MODALITIES[name]
 
 
-def modality_of_encoder(encoder: torch.nn.Module) -> Modality:
+def modality_of_encoder(encoder: nn.Module) -> Modality:
     """Return the room that an encoder comes from.
 
     Raises:

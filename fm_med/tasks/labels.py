@@ -29,6 +29,7 @@ class MultilabelTask(Task):
     name = "multilabel"
     output_name = "logits"
     losses = ("bce", "focal", "asymmetric")
+    score_names = ("validation_loss", "macro_auroc")
 
     pos_weight: tuple[float, ...] = ()
 
@@ -123,6 +124,7 @@ class ClassificationTask(Task):
     name = "classification"
     output_name = "logits"
     losses = ("cross_entropy",)
+    score_names = ("validation_loss", "accuracy", "balanced_accuracy", "macro_f1")
 
     class_weight: tuple[float, ...] = ()
 

@@ -27,6 +27,7 @@ class RegressionTask(Task):
     name = "regression"
     output_name = "value"
     losses = ("huber", "mse")
+    score_names = ("validation_loss", "mean_absolute_error", "r2")
 
     mean: float = 0.0
     scale: float = 1.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.objectives import cox_loss
+from fm_med.survival.concordance import concordance_index
 from fm_med.tasks.task import Targets, Task, Tensors
 
 Unit = Literal["days", "weeks", "months", "years"]
@@ -35,6 +36,7 @@ class SurvivalTask(Task):
     name = "survival"
     output_name = "log_hazard"
     losses = ("efron", "breslow")
+    score_names = ("validation_loss", "c_index")
 
     unit: str = ""
 
@@ -121,8 +123,6 @@ class SurvivalTask(Task):
 
     def scores(self, outputs: np.ndarray, targets: Targets) -> dict[str, float]:
         """Return the partial likelihood over the whole split, and Harrell's C for the eye only."""
-        from fm_med.survival import concordance_index
-
         log_hazard = torch.from_numpy(outputs.astype(np.float64))
         whole = {name: torch.from_numpy(value) for name, value in targets.items()}
         if not targets["event"].any():

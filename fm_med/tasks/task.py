@@ -27,6 +27,7 @@ class Task(ABC):
     name: ClassVar[str]
     output_name: ClassVar[str]
     losses: ClassVar[tuple[str, ...]]
+    score_names: ClassVar[tuple[str, ...]]
     # Scores that are better when higher; all others are losses.
     higher_is_better: ClassVar[frozenset[str]] = frozenset(
         {"c_index", "macro_auroc", "accuracy", "balanced_accuracy", "macro_f1", "r2"}

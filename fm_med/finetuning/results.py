@@ -1,0 +1,218 @@
+"""What a fine-tuned model reaches on rows it never saw, beside the clinical covariates alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fm_med.examples import Examples
+from fm_med.metrics import (
+    Interval,
+    balanced_accuracy,
+    bootstrap,
+    macro_auroc,
+    macro_f1,
+    mcc,
+    mean,
+    paired_difference,
+)
+from fm_med.metrics import accuracy as share_right
+from fm_med.survival.concordance import concordance_difference, concordance_interval
+from fm_med.tasks import Task
+
+Metrics = dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Rows with what a model says about them, and what the clinical part alone says.
+
+    Attributes:
+        examples: The rows.
+        outputs: (rows,) or (rows, outputs) of the model.
+        clinical: The same of the clinical covariates alone; None where there are none.
+    """
+
+    examples: Examples
+    outputs: np.ndarray
+    clinical: np.ndarray | None = None
+
+
+def split_metrics(task: Task, prediction: Prediction) -> dict[str, Any]:
+    """Return the metrics of the model, of the clinical part, and their paired difference.
+
+    Returns:
+        `model.<metric>`, and with covariates `baselines.clinical.<metric>` and
+        `difference.clinical.<metric>`, nested; leaves are intervals over patients.
+    """
+    metrics: dict[str, Any] = {"model": _metrics(task, prediction.examples, prediction.outputs)}
+    if prediction.clinical is not None:
+        metrics["baselines"] = {
+            "clinical": _metrics(task, prediction.examples, prediction.clinical)
+        }
+        metrics["difference"] = {"clinical": _differences(task, prediction)}
+    return metrics
+
+
+def _metrics(task: Task, examples: Examples, outputs: np.ndarray) -> Metrics:
+    if task.name == "survival":
+        return {"c_index": _c_index(examples, outputs)}
+    truth, called = _comparable(task, examples, outputs)
+    return {
+        name: bootstrap(statistic, examples.subject_id, truth, called[kind])
+        for name, (statistic, kind) in _STATISTICS[task.name].items()
+    }
+
+
+def _differences(task: Task, prediction: Prediction) -> Metrics:
+    examples = prediction.examples
+    if task.name == "survival":
+        follow_up = examples.targets["time"], examples.targets["event"]
+        if not follow_up[1].any() or prediction.clinical is None:
+            return {}
+        difference, _ = concordance_difference(
+            *follow_up, prediction.outputs, prediction.clinical, subject_id=examples.subject_id
+        )
+        return {"c_index": difference}
+    truth, model = _comparable(task, examples, prediction.outputs)
+    other = _comparable(task, examples, np.asarray(prediction.clinical))[1]
+    return {
+        name: paired_difference(statistic, examples.subject_id, model[kind], other[kind], truth)
+        for name, (statistic, kind) in _STATISTICS[task.name].items()
+    }
+
+
+def _c_index(examples: Examples, risk: np.ndarray) -> Interval:
+    """Return Harrell's C; not defined without events."""
+    time, event = examples.targets["time"], examples.targets["event"]
+    if not event.any():
+        return Interval(np.nan, np.nan, np.nan, len(np.unique(examples.subject_id)))
+    return concordance_interval(time, event, risk, subject_id=examples.subject_id)
+
+
+def _absolute_error(
+    truth: np.ndarray, value: np.ndarray, *, multiplicity: np.ndarray | None = None
+) -> float | np.ndarray:
+    return mean(np.abs(value - truth), multiplicity=multiplicity)
+
+
+def _one_against_rest(
+    truth: np.ndarray, score: np.ndarray, *, multiplicity: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Macro AUROC of each class against all others."""
+    label = truth[:, None] == np.arange(score.shape[1])
+    return macro_auroc(label, score, multiplicity=multiplicity)
+
+
+def _r2(
+    truth: np.ndarray, value: np.ndarray, *, multiplicity: np.ndarray | None = None
+) -> float | np.ndarray:
+    """1 - squared error over variance around the mean of the rows at hand."""
+    weight = np.ones((len(truth), 1)) if multiplicity is None else multiplicity
+    centre = (truth @ weight) / weight.sum(0)
+    spread = np.einsum("rk,rk->k", weight, (truth[:, None] - centre) ** 2)
+    found = 1 - ((value - truth) ** 2 @ weight) / spread
+    return float(found[0]) if multiplicity is None else found
+
+
+# Metric -> (statistic, whether it needs the "score" or the "class").
+_STATISTICS: dict[str, dict[str, tuple[Any, str]]] = {
+    "multilabel": {"macro_auroc": (macro_auroc, "score")},
+    "classification": {
+        "macro_auroc": (_one_against_rest, "score"),
+        "accuracy": (share_right, "class"),
+        "balanced_accuracy": (balanced_accuracy, "class"),
+        "macro_f1": (macro_f1, "class"),
+        "mcc": (mcc, "class"),
+    },
+    "regression": {"mean_absolute_error": (_absolute_error, "score"), "r2": (_r2, "score")},
+}
+
+
+def _comparable(
+    task: Task, examples: Examples, outputs: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the truth and the predictions in the forms that the statistics need."""
+    if task.name == "regression":
+        return examples.targets["target"].astype(np.float64), {"score": outputs.astype(np.float64)}
+    label = examples.targets["label"]
+    if task.name == "multilabel":
+        return label, {"score": outputs}
+    return label, {"score": outputs, "class": outputs.argmax(1)}
+
+
+def prediction_columns(task: Task, prediction: Prediction) -> dict[str, np.ndarray | list]:
+    """Return a table of predictions: ids, split, targets, the model's columns."""
+    examples = prediction.examples
+    columns: dict[str, Any] = {
+        "record_id": examples.record_id,
+        "subject_id": examples.subject_id,
+        "split": examples.split,
+    }
+    if task.name == "survival":
+        columns |= {name: examples.targets[name] for name in ("time", "event")}
+    elif task.name == "multilabel":
+        label = examples.targets["label"]
+        columns |= {f"label_{name}": label[:, k] for k, name in enumerate(task.classes)}
+    elif task.name == "classification":
+        columns["label"] = [task.classes[k] for k in examples.targets["label"]]
+    else:
+        columns |= examples.targets
+    columns |= task.columns_of(prediction.outputs)
+    if prediction.clinical is not None:
+        named = task.columns_of(prediction.clinical)
+        columns |= {f"clinical_{name}": value for name, value in named.items()}
+    return columns
+
+
+def fold_summary(folds: Sequence[Mapping[str, Any]], persons: int, share: float) -> Any:
+    """Average metrics over folds, with the corrected resampled interval.
+
+    Folds share their training rows, so the variance over folds is enlarged by test over training
+    size, as Nadeau and Bengio propose.
+
+    Args:
+        folds: Content of each fold's metrics: nested dicts with leaves {"value": v, ...}.
+        persons: Number of persons, for `n`.
+        share: Test rows over training rows of a fold.
+
+    Returns:
+        The same nesting with intervals; folds in which a metric is not defined are left out.
+
+    References:
+        Nadeau & Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
+    """
+    from scipy.stats import t
+
+    first = folds[0]
+    if "value" in first:
+        leaves = [fold["value"] for fold in folds]
+        values = np.array([leaf for leaf in leaves if leaf is not None and np.isfinite(leaf)])
+        number = len(values)
+        if number < 2:
+            value = float(values[0]) if number else np.nan
+            return Interval(value, np.nan, np.nan, persons)
+        error = np.sqrt((1 / number + share) * values.var(ddof=1))
+        reach = float(t.ppf(0.975, number - 1) * error)
+        value = float(values.mean())
+        return Interval(value, value - reach, value + reach, persons, len(leaves) - number)
+    return {name: fold_summary([fold[name] for fold in folds], persons, share) for name in first}
+
+
+def summary(title: str, metrics: Mapping[str, Any]) -> str:
+    """Return metrics as a small table for the terminal."""
+    lines = [title]
+    for path, leaf in _leaves(metrics):
+        lines.append(f"  {' '.join(path):<36}{leaf}")
+    return "\n".join(lines)
+
+
+def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[Any, Interval]]:
+    found: list[tuple[Any, Interval]] = []
+    for name, child in node.items():
+        if isinstance(child, Interval):
+            found.append(((*path, name), child))
+        elif isinstance(child, Mapping):
+            found += _leaves(child, (*path, name))
+    return found

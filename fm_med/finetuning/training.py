@@ -1,0 +1,170 @@
+"""A fine-tuning run: batches, loss, and what is measured after each epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fm_med.best_weights import save_best
+from fm_med.coupled import RowLoss
+from fm_med.errors import InputError
+from fm_med.examples import Examples
+from fm_med.finetuning.encoding import predict_rows
+from fm_med.modalities import Augment
+from fm_med.objectives import masked_mse_loss
+from fm_med.optim import ParameterGroup, parameter_groups
+from fm_med.predictor import Predictor
+from fm_med.run import Run
+from fm_med.sampling import StratifiedSampler
+from fm_med.tasks import Task
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Finetuning:
+    """The parts of a fine-tuning run that the loop puts together.
+
+    Attributes:
+        predictor: Encoder (perhaps with adapters), head and perhaps a decoder.
+        processor: Prepares rows of the cohort.
+        task: What is predicted.
+        augmentation: Of the inputs, or None.
+        reconstruction_weight: Weight of rebuilding the input before its augmentation.
+        mask_name: The encoder's input that tells which channels are there, if it has one.
+        select_on: The validation score by which weights are kept.
+        seed: Of order and augmentation.
+    """
+
+    predictor: Predictor
+    processor: Any
+    task: Task
+    augmentation: Augment | None = None
+    reconstruction_weight: float = 0.0
+    mask_name: str | None = None
+    select_on: str = "validation_loss"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a score that the task does not have."""
+        if self.select_on not in self.task.score_names:
+            raise InputError(
+                f"select_on is {self.select_on!r}; the task {self.task.name} has "
+                f"{', '.join(self.task.score_names)}"
+            )
+
+    def sampler(
+        self, train: Examples, batch_size: int, *, balanced: bool = False
+    ) -> StratifiedSampler:
+        """Return the sampler: strata in their own proportion, two events in each batch.
+
+        Args:
+            train: The training rows.
+            batch_size: Over all processes.
+            balanced: As many rows of each class; never for events.
+
+        Raises:
+            InputError: Balanced batches of a survival task.
+        """
+        survival = self.task.name == "survival"
+        if survival and balanced:
+            raise InputError(
+                "imbalance 'sampler' would repeat events, which shrinks the log-hazards; a survival"
+                " task takes events in the cohort's own proportion"
+            )
+        return StratifiedSampler(
+            self.task.strata(train.targets),
+            batch_size,
+            self.seed,
+            scarce=1 if survival else None,
+            balanced=balanced,
+        )
+
+    def batch(
+        self, examples: Examples, rows: np.ndarray, *, epoch: int, step: int, device: torch.device
+    ) -> tuple[Tensors, Tensors]:
+        """Read, process and augment this process's rows of a batch.
+
+        Returns:
+            What the predictor sees, and what only the loss sees.
+        """
+        inputs = examples.inputs(rows, self.processor, device)
+        targets = examples.tensors(rows, device)
+        if self.predictor.decoder is not None:
+            targets["clean"] = inputs[self.predictor.encoder.main_input_name]
+            if self.mask_name:
+                targets["clean_mask"] = inputs[self.mask_name]
+        if self.augmentation is not None:
+            ids = torch.from_numpy(examples.id[rows]).to(device)
+            inputs = self.augmentation(inputs, seed=self.seed, epoch=epoch, step=step, rows=ids)
+        return {**inputs, **examples.covariates(rows, device)}, targets
+
+    def parameter_groups(
+        self, learning_rate: float, head_learning_rate: float | None, weight_decay: float
+    ) -> list[ParameterGroup]:
+        """Return the optimiser's groups; weight decay never acts on the clinical part.
+
+        Args:
+            learning_rate: Peak of encoder and adapters.
+            head_learning_rate: Peak of head and decoder; None for the encoder's.
+            weight_decay: Of weight matrices.
+        """
+        head, decoder = self.predictor.head, self.predictor.decoder
+        clinical = [head.clinical] if head.config.clinical else []
+        others = [part for part in head.children() if part not in clinical]
+        modules = {
+            "encoder": self.predictor.encoder,
+            "head": torch.nn.ModuleList([*others, *([decoder] if decoder is not None else [])]),
+            "clinical": torch.nn.ModuleList(clinical),
+        }
+        rate = learning_rate if head_learning_rate is None else head_learning_rate
+        rates = {"encoder": learning_rate, "head": rate, "clinical": rate}
+        groups = parameter_groups(modules, learning_rates=rates, weight_decay=weight_decay)
+        for group in groups:
+            if group["name"] == "clinical":
+                group["weight_decay"] = 0.0
+        return groups
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Return the task's loss of the whole batch."""
+        return self.task.loss(outputs, targets)
+
+    @property
+    def row_loss(self) -> RowLoss | None:
+        """The weighted errors of the rebuilt input, (rows,); None without a decoder."""
+        return None if self.predictor.decoder is None else self._reconstruction_loss
+
+    def _reconstruction_loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
+        error = masked_mse_loss(
+            outputs["reconstruction"], targets["clean"], targets.get("clean_mask")
+        )
+        return self.reconstruction_weight * error
+
+    def evaluate(
+        self, run: Run, validation: Examples, *, step: int, epoch: int, best: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Score the whole validation split, log it and keep the weights if they are the best.
+
+        Returns:
+            `best`, updated when `select_on` is better than ever before.
+
+        Raises:
+            InputError: The task has no score of that name.
+        """
+        outputs = predict_rows(
+            self.predictor, self.processor, validation, run.accelerator, mixed_precision=True
+        )
+        scores = self.task.scores(outputs, validation.targets)
+        self.predictor.train()
+        run.log(step, epoch=epoch, **scores)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        run.say(f"epoch {epoch + 1}: {shown}")
+        sign = -1.0 if self.select_on in self.task.higher_is_better else 1.0
+        score = sign * scores[self.select_on]
+        if not score < best["score"]:  # also when it is NaN
+            return best
+        save_best(run.checkpoints, step=step, module=self.predictor, accelerator=run.accelerator)
+        return {"step": step, "score": score}

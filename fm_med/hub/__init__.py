@@ -1,0 +1,16 @@
+"""A model is one folder: save it, load it from there or from the Hub, start training from it."""
+
+from fm_med.hub.loading import LoadedModel, load, local_folder
+from fm_med.hub.saving import save, save_predictor
+from fm_med.hub.starting import Start, start_encoder, start_from
+
+__all__ = [
+    "LoadedModel",
+    "Start",
+    "load",
+    "local_folder",
+    "save",
+    "save_predictor",
+    "start_encoder",
+    "start_from",
+]

@@ -1,0 +1,227 @@
+"""Load a saved model from a folder or from the Hugging Face Hub."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+
+import fm_med.auto  # noqa: F401  (registers the encoders with the Auto classes)
+from fm_med.alignment import AlignmentHeads
+from fm_med.errors import InputError
+from fm_med.examples import Covariate, encode_clinical
+from fm_med.heads import PredictionHead
+from fm_med.lora import load_adapter, merge
+from fm_med.modalities import MODALITIES
+from fm_med.quiet import quietly
+from fm_med.survival.baseline import BaselineHazard
+from fm_med.tasks import Task, task_from_dict
+
+SCHEMA_VERSION = 1
+TASK_FILE = "task.json"
+HEAD_FOLDER = "head"
+
+
+@dataclass
+class LoadedModel:
+    """An encoder with the processor it was trained with, ready for new rows.
+
+    Attributes:
+        encoder: In evaluation mode, on `device`; adapters are merged into its weights.
+        processor: Turns rows of its modality into the encoder's input.
+        alignment: Projections into the space shared with reports; None if not pretrained with text.
+        folder: The local folder it was read from.
+        head: From pooled features to the prediction; None for an encoder alone.
+        task: What is predicted; None for an encoder alone.
+        coding: How clinical columns become numbers, in the order of the head's covariates.
+        baseline: Baseline hazard of a survival model.
+        horizons: Times at which risks are given, in the unit of the follow-up.
+        details: Content of `task.json`: thresholds, how it was trained.
+    """
+
+    encoder: PreTrainedModel
+    processor: Any
+    alignment: AlignmentHeads | None
+    folder: Path
+    head: PredictionHead | None = None
+    task: Task | None = None
+    coding: list[Covariate] = field(default_factory=list)
+    baseline: BaselineHazard | None = None
+    horizons: tuple[float, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def embed(self, rows: Any) -> np.ndarray:
+        """Return the pooled features of rows of a cohort or of what the processor takes.
+
+        Args:
+            rows: A `pa.Table` with the processor's `columns`, or for ECGs one recording or a list
+                of them, from `fm_med.ecg.records.read_recording`.
+
+        Returns:
+            (rows, pooled_size) float32.
+        """
+        return self.encoder(**self.inputs(rows)).pooler_output.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def predict(
+        self, rows: Any, *, clinical: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Predict for new rows.
+
+        Args:
+            rows: As for `embed`; a table also holds the clinical columns.
+            clinical: Clinical columns by name, None for missing values, where `rows` has none.
+
+        Returns:
+            Named columns: `log_hazard` and `risk_<horizon>_<unit>`, `probability_<label>`, or
+            `value`.
+
+        Raises:
+            InputError: The model has no head, or a clinical column is missing.
+        """
+        if self.head is None or self.task is None:
+            raise InputError(f"{self.folder} is an encoder without a head; it predicts nothing")
+        if isinstance(rows, pa.Table) and clinical is None:
+            names = [covariate.name for covariate in self.coding]
+            there = [name for name in names if name in rows.column_names]
+            clinical = {name: rows.column(name).to_pylist() for name in there}
+        inputs = self.inputs(rows)
+        number = len(next(iter(inputs.values())))
+        covariates = encode_clinical(self.coding, clinical or {}, number, "the input")
+        outputs = self.outputs(inputs, torch.from_numpy(covariates)).cpu().numpy()
+        columns = self.task.columns_of(outputs)
+        if self.baseline is not None:
+            unit = getattr(self.task, "unit", "")
+            for horizon in self.horizons:
+                columns[f"risk_{horizon:g}_{unit}"] = self.baseline.risk(outputs, horizon)
+        return columns
+
+    def inputs(self, rows: Any) -> dict[str, Tensor]:
+        """Return the encoder's inputs on its device."""
+        device = self.encoder.device
+        if isinstance(rows, pa.Table):
+            return self.processor.from_rows(rows, device)
+        return {name: value.to(device) for name, value in self.processor(rows).items()}
+
+    def outputs(self, inputs: dict[str, Tensor], clinical: Tensor) -> Tensor:
+        """Return the head's output for prepared inputs and filled covariates."""
+        if self.head is None:
+            raise InputError(f"{self.folder} is an encoder without a head; it predicts nothing")
+        pooled = self.encoder(**inputs).pooler_output
+        named = self.head(pooled, clinical.to(pooled.device) if self.coding else None)
+        return named[self.head.config.output_name]
+
+
+def load(
+    name_or_path: str | Path, *, revision: str | None = None, device: str = "cpu"
+) -> LoadedModel:
+    """Load a saved model from a folder or a Hub id; nothing else needs to be imported.
+
+    Args:
+        name_or_path: A run's `model` folder, the adapter alone (its encoder is then looked up under
+            the name that it states), or `organisation/name` on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        device: Where to put the encoder.
+
+    Raises:
+        InputError: No such folder, not a model of fm_med, or not available offline.
+    """
+    folder = local_folder(name_or_path, revision=revision)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        return _load_adapted(folder, device)
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a model of fm_med: it has no {name}")
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    if not str(model_type).startswith("fm_med_"):
+        raise InputError(f"{folder} is not a model of fm_med: its model type is {model_type!r}")
+    encoder = _whole(AutoModel, folder).to(device).eval()
+    alignment = None
+    if (folder / "alignment").is_dir():
+        alignment = _whole(AlignmentHeads, folder / "alignment").to(device).eval()
+    processor = AutoFeatureExtractor.from_pretrained(folder)
+    return _with_head(LoadedModel(encoder, processor, alignment, folder), device)
+
+
+def _load_adapted(folder: Path, device: str) -> LoadedModel:
+    """Load the encoder that an adapter belongs to, and merge the adapter into it."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    base = load(config["base_model_name_or_path"], revision=config.get("revision"))
+    encoder = merge(load_adapter(base.encoder, folder, base_folder=base.folder))
+    processor = type(base.processor).from_pretrained(folder)
+    adapted = LoadedModel(encoder.to(device).eval(), processor, None, folder)
+    return _with_head(adapted, device)
+
+
+def _with_head(model: LoadedModel, device: str) -> LoadedModel:
+    """Read head and task where the folder has them."""
+    path = model.folder / TASK_FILE
+    if not path.is_file():
+        return model
+    details = json.loads(path.read_text())
+    if details.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema_version {details.get('schema_version')!r}, "
+            f"this version reads {SCHEMA_VERSION}"
+        )
+    model.head = _whole(PredictionHead, model.folder / HEAD_FOLDER).to(device).eval()
+    model.task = task_from_dict(details["task"])
+    model.coding = [Covariate(**values) for values in details["clinical"]]
+    model.horizons = tuple(details["horizons"])
+    if details["baseline"] is not None:
+        model.baseline = BaselineHazard.from_dict(details["baseline"])
+    model.details = details
+    return model
+
+
+def _whole(model_class: Any, folder: Path) -> Any:
+    """Load a model of which every weight is in the file and every weight of the file is used.
+
+    Raises:
+        InputError: Weights are missing, foreign or of another shape, or the file is damaged.
+    """
+    try:
+        with quietly():
+            model, found = model_class.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the model in {folder} cannot be loaded: {reason}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found[kind]:
+            names = ", ".join(map(str, sorted(found[kind])[:3]))
+            raise InputError(f"the weights in {folder} have {kind.replace('_', ' ')}: {names}")
+    return model
+
+
+def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Return the local folder of a model, downloading it first when it is a Hub id.
+
+    Raises:
+        InputError: Neither a folder nor a model that the Hub or its cache can give.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if path.is_absolute() or str(name_or_path).startswith((".", "~")):
+        raise InputError(f"there is no folder {name_or_path}")
+    try:
+        return Path(snapshot_download(str(name_or_path), revision=revision))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        encoders = [name for modality in MODALITIES.values() for name in modality.encoders]
+        raise InputError(
+            f"{name_or_path} is no encoder ({', '.join(encoders)}), no folder, and no model that "
+            f"the Hub can give ({reason})"
+        ) from None

@@ -1,0 +1,129 @@
+"""Where training starts: a new encoder by its name, or a saved one."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from fm_med.cohort import CohortCard
+from fm_med.ecg.encoders import ENCODERS
+from fm_med.ecg.processor import EcgProcessor
+from fm_med.errors import InputError
+from fm_med.examples import Examples
+from fm_med.hub.loading import LoadedModel, load
+from fm_med.modalities import Modality, modality_of
+
+Settings = dict[str, Any]
+
+
+def start_encoder(
+    name_or_path: str, *, sampling_rate: float, seconds: float
+) -> tuple[PreTrainedModel, EcgProcessor]:
+    """Return an ECG encoder to train and its processor.
+
+    Args:
+        name_or_path: A name in `ENCODERS` starts from scratch; a folder or Hub id continues a
+            saved encoder, with its own processor.
+        sampling_rate: Hz that a new encoder sees.
+        seconds: Length that a new encoder sees.
+    """
+    if name_or_path in ENCODERS:
+        kind = ENCODERS[name_or_path]
+        processor = EcgProcessor(sampling_rate=sampling_rate, seconds=seconds)
+        return kind(kind.config_class()), processor
+    saved = load(name_or_path)
+    return saved.encoder, saved.processor
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where fine-tuning starts; every fold gets its own copy.
+
+    Attributes:
+        modality: Of the cohort.
+        name: Of a new encoder, else a folder or Hub id.
+        saved: The saved encoder; None for a new one.
+        encoder_settings: Fields of a new encoder's config.
+        processor_settings: Of a new encoder's processor.
+    """
+
+    modality: Modality
+    name: str
+    saved: LoadedModel | None
+    encoder_settings: Settings
+    processor_settings: Settings
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the encoder starts with random weights."""
+        return self.saved is None
+
+    @property
+    def base(self) -> str:
+        """What an adapter states as its encoder: an absolute folder or a Hub id."""
+        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+
+    def build(self, train: Examples) -> tuple[PreTrainedModel, Any]:
+        """Return an encoder to train and its processor.
+
+        Args:
+            train: The rows that a new processor may learn from (medians, levels, genes).
+
+        Raises:
+            InputError: A setting is unknown or impossible.
+        """
+        if self.saved is not None:
+            return copy.deepcopy(self.saved.encoder), self.saved.processor
+        kind = self.modality.processor
+        rows = np.arange(len(train) if getattr(kind, "fits_rows", True) else 0)
+        table = train.table(rows=rows) if len(rows) else None
+        processor = kind.for_cohort(train.cohort.card, table, **self.processor_settings)
+        encoder = self.modality.encoders[self.name]
+        settings = {**processor.encoder_settings(), **self.encoder_settings}
+        try:
+            return encoder(encoder.config_class(**settings)), processor
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.name} cannot be built: {reason}") from error
+
+
+def start_from(
+    name: str | None,
+    card: CohortCard,
+    *,
+    encoder_settings: Settings | None = None,
+    processor_settings: Settings | None = None,
+) -> Start:
+    """Find the encoder to fine-tune on a cohort.
+
+    Args:
+        name: A name of the modality's encoders starts from scratch; a folder or Hub id continues a
+            saved encoder, with its own processor. None takes the modality's first encoder.
+        card: Of the cohort.
+        encoder_settings: Fields of a new encoder's config.
+        processor_settings: Of a new encoder's processor.
+
+    Raises:
+        InputError: No such encoder, one of another modality, or settings for a saved one.
+    """
+    modality = modality_of(card.modality)
+    name = name or next(iter(modality.encoders))
+    encoder_settings, processor_settings = encoder_settings or {}, processor_settings or {}
+    if name in modality.encoders:
+        return Start(modality, name, None, encoder_settings, processor_settings)
+    saved = load(name)
+    if not isinstance(saved.processor, modality.processor):
+        raise InputError(
+            f"{name} was trained on what {type(saved.processor).__name__} reads, but the cohort "
+            f"holds {modality.name}"
+        )
+    for settings in (encoder_settings, processor_settings):
+        if settings:
+            raise InputError(
+                f"{name} is a saved encoder and keeps its own settings; {next(iter(settings))!r} "
+                "cannot be changed"
+            )
+    return Start(modality, name, saved, {}, {})
