@@ -1,0 +1,99 @@
+"""One small example of every encoder of every room, with inputs for it. A new encoder: one line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fm_med.ecg.dual_attention import DualAttentionConfig
+from fm_med.ecg.dual_attention_paper import DualAttentionPaperConfig
+from fm_med.ecg.resnet1d import ResNet1dConfig
+from fm_med.ecg.vit1d import ViT1dConfig
+from fm_med.modalities import MODALITIES
+from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
+from fm_med.rna.gene_attention import GeneAttentionConfig
+
+SAMPLES = 320
+
+
+def ecg_signal(batch=3, samples=SAMPLES, seed=1):
+    return torch.randn(batch, 12, samples, generator=torch.Generator().manual_seed(seed))
+
+
+def ecg(batch, seed=1):
+    return {"signal": ecg_signal(batch, seed=seed)}
+
+
+def rna(batch, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {"expression": torch.randn(batch, 30, generator=generator)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An encoder's config and inputs.
+
+    Attributes:
+        config: Small sizes.
+        inputs: Makes inputs of a batch from its size and a seed.
+        attentive: Its q_proj and k_proj must matter; not for published networks in which they do
+            not, and not where there is no attention.
+        batch_norm: Normalises over the batch in training, as published.
+        without_gradient: Ends of the names of parameters that never get a gradient, as published.
+    """
+
+    config: Any
+    inputs: Callable[..., dict[str, Tensor]]
+    attentive: bool = True
+    batch_norm: bool = False
+    without_gradient: tuple[str, ...] = ()
+
+
+EXAMPLES: dict[str, Example] = {
+    "dual_attention": Example(
+        DualAttentionConfig(
+            strides=(8, 4), widths=(8, 8), hidden_size=16, lead_heads=2, pooled_size=24
+        ),
+        ecg,
+    ),
+    "dual_attention_paper": Example(
+        DualAttentionPaperConfig(samples=96, pooled_size=24, dropout=0.0), ecg, batch_norm=True
+    ),
+    "resnet1d": Example(
+        ResNet1dConfig(widths=(8, 16), depths=(1, 1), norm_groups=4), ecg, attentive=False
+    ),
+    "vit1d": Example(ViT1dConfig(hidden_size=16, num_layers=2, num_heads=2, patch_samples=20), ecg),
+    "gene_attention": Example(
+        GeneAttentionConfig(num_genes=30, num_tokens=4, hidden_size=8, num_heads=2, dropout=0.0),
+        rna,
+    ),
+    "attention_aml_paper": Example(
+        AttentionAmlPaperConfig(
+            num_genes=30, inner_size=16, hidden_size=8, inner_heads=2, num_heads=2
+        ),
+        rna,
+        attentive=False,
+        without_gradient=("q_proj.weight", "q_proj.bias", "k_proj.weight"),
+    ),
+}
+ENCODERS = {name: model for room in MODALITIES.values() for name, model in room.encoders.items()}
+
+
+def build(name, seed=0):
+    torch.manual_seed(seed)
+    return ENCODERS[name](EXAMPLES[name].config).eval()
+
+
+def inputs_of(name, batch=3, seed=1):
+    return EXAMPLES[name].inputs(batch, seed)
+
+
+def pooled(encoder, inputs):
+    with torch.no_grad():
+        return encoder(**inputs).pooler_output
+
+
+def pooled_signal(encoder, signal, **inputs):
+    return pooled(encoder, {"signal": signal, **inputs})
