@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fm_med.ecg.counter_random import RowRandom
+from fm_med.counter_random import RowRandom
 from fm_med.errors import InputError
 
 # Fresh Gaussian numbers are 90 % of the cost of an augmented batch; windows of a fixed store of

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fm_med.counter_random import RowRandom, splitmix64
 from fm_med.ecg import augment as augment_module
 from fm_med.ecg.augment import WANDER_BAND, EcgAugmentation, augment
-from fm_med.ecg.counter_random import RowRandom, splitmix64
 from fm_med.errors import InputError
 
 OFF = {"lead_dropout": 0.0, "noise_mv": 0.0, "wander_mv": 0.0, "scale": 0.0, "crop": 0.0}
