@@ -5,15 +5,15 @@ time, or the same time without an event. The pair is concordant when i has the h
 risks count one half. Two events at one time are not compared.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from fm_med.errors import InputError
 from fm_med.survival.checks import outcome
-from fm_med.survival.rank_counts import Level, count_levels
+from fm_med.survival.rank_counts import count_above, count_levels
 
 
 def checked_outcome(time: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,10 +93,8 @@ class ComparablePairs:
 
     def concordant(self) -> np.ndarray:
         """Return (events,) the comparable rows with a lower risk, equal ones counting one half."""
-        twice = np.zeros(len(self.event), dtype=np.int64)
-        for level in self._levels():
-            twice[level.queries] += _twice(level.ends)
-        return twice / 2
+        counted = count_above(self.outlived, self.outlived.take(self.event), self._below)
+        return (counted[0] + counted[-1]) / 2
 
     def weighted(
         self, row_weight: np.ndarray, event_weight: np.ndarray
@@ -108,7 +106,8 @@ class ComparablePairs:
             event_weight: (events, resamples) weight of each of `event_rows`.
         """
         concordant = np.zeros(row_weight.shape[1])
-        for level in self._levels():
+        asked = self.outlived.take(self.event)
+        for level in count_levels(self.outlived, asked, self._below):
             summed = _summed(row_weight, self.by_risk.take(level.points))
             lower = summed.take(level.ends[1], axis=0)
             if len(level.ends) == 3:
@@ -123,35 +122,46 @@ class ComparablePairs:
         comparable = np.einsum("er,er->r", event_weight, summed.take(longer, axis=0))
         return concordant, comparable
 
+    def concordant_as_later(self) -> np.ndarray:
+        """Return (rows,), in order of risk, the concordant pairs in which each outlived the event.
+
+        Their sum is that of `concordant`: each pair is counted at its other end.
+        """
+        last = int(self.outlived.max())
+        falling = last - self.outlived.take(self.event)[::-1]
+        if self._tied:
+            event_risk = self.risk.take(self.event)
+            below = [np.searchsorted(event_risk, self.risk, side) for side in ("right", "left")]
+        else:
+            up_to = np.zeros(len(self.risk), dtype=np.intp)
+            up_to[self.event] = 1
+            below = [np.cumsum(up_to)]
+        above = len(self.event) - np.stack(below)
+        counted = count_above(falling, last - self.outlived, above)
+        return (counted[0] + counted[-1]) / 2
+
     def outliving(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (rows,) in how many concordant, and comparable, pairs each row is the later one.
+        """Return (rows,) in how many concordant, and comparable, pairs each row outlived the event.
 
         Rows are in the order of the cohort, not of risk.
         """
-        last = int(self.outlived.max())
-        event_time, event_risk = self.outlived.take(self.event), self.risk.take(self.event)
-        ends = [
-            len(event_risk) - np.searchsorted(event_risk, self.risk, side)
-            for side in ("right", "left")
-        ]
-        twice = np.zeros(len(self.risk), dtype=np.int64)
-        falling = np.ascontiguousarray(last - event_time[::-1])
-        for level in count_levels(falling, last - self.outlived, _distinct(*ends)):
-            twice[level.queries] += _twice(level.ends)
-        earlier = np.append(0, np.cumsum(np.bincount(event_time, minlength=last)))
+        event_time = self.outlived.take(self.event)
+        earlier = np.append(0, np.cumsum(np.bincount(event_time, minlength=self.outlived.max())))
         concordant, comparable = np.empty((2, len(self.risk)))
-        concordant[self.by_risk] = twice / 2
+        concordant[self.by_risk] = self.concordant_as_later()
         comparable[self.by_risk] = earlier.take(self.outlived)
         return concordant, comparable
 
-    def _levels(self) -> Iterator[Level]:
+    @cached_property
+    def _tied(self) -> bool:
+        return bool((self.risk[1:] == self.risk[:-1]).any())
+
+    @property
+    def _below(self) -> np.ndarray:
+        """Return (1 or 2, events) the rows of lower risk, and where risks tie also up to equal."""
         asked = self.risk.take(self.event)
-        below = np.searchsorted(self.risk, asked, "left")
-        if not (self.risk[1:] == self.risk[:-1]).any():
-            ends = below[None]
-        else:
-            ends = _distinct(below, np.searchsorted(self.risk, asked, "right"))
-        return count_levels(self.outlived, self.outlived.take(self.event), ends)
+        sides: tuple[Literal["left", "right"], ...] = ("left", "right") if self._tied else ("left",)
+        return np.stack([np.searchsorted(self.risk, asked, side) for side in sides])
 
 
 def _outlived(time: np.ndarray, event: np.ndarray) -> np.ndarray:
@@ -166,16 +176,6 @@ def _outlived(time: np.ndarray, event: np.ndarray) -> np.ndarray:
     outlived[by_time] = np.cumsum(reached, dtype=np.int32)
     outlived[event] -= 1  # its own
     return outlived
-
-
-def _distinct(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return both ends, or one where they never differ."""
-    return first[None] if np.array_equal(first, last) else np.stack([first, last])
-
-
-def _twice(ends: np.ndarray) -> np.ndarray:
-    """Return (asking,) the count up to the first end plus that up to the last."""
-    return ends[1] + ends[-1] - 2 * ends[0]
 
 
 def _summed(weight: np.ndarray, rows: np.ndarray) -> np.ndarray:

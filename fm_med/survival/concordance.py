@@ -50,7 +50,7 @@ def concordance_index(
     """
     pairs = _pairs(*checked_outcome(time, event), risk)
     if multiplicity is None:
-        return float(pairs.concordant().sum() / pairs.comparable.sum())
+        return float(pairs.concordant_as_later().sum() / pairs.comparable.sum())
     counts = checked_multiplicity(multiplicity, len(pairs.risk))
     return _ratio(*pairs.weighted(counts, counts.take(pairs.event_rows, axis=0)))
 

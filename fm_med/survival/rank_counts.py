@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Queries answered at once: their temporary arrays stay in the processor's cache.
+BLOCK = 2**14
+
 
 @dataclass(frozen=True)
 class Level:
@@ -62,3 +65,39 @@ def count_levels(
         query_value, queries = query_value.take(asked), queries.take(asked)
         order = np.concatenate([zeros, ones])
         value, points = value.take(order), points.take(order)
+
+
+def count_above(value: np.ndarray, query_value: np.ndarray, query_ends: np.ndarray) -> np.ndarray:
+    """Return (k, queries) how many of the first ``query_ends[i]`` points are above the query's.
+
+    The same count as `count_levels`, faster but without weights: several bits at a time, by tables
+    of how many of the first points reach each digit; the more queries, the larger the tables.
+
+    Args:
+        value: (points,) integers >= 0, the points in the order in which ends cut them.
+        query_value: (queries,) integers >= 0.
+        query_ends: (k, queries).
+    """
+    bits, points = int(value.max(initial=0)).bit_length(), len(value)
+    width = int(np.clip(len(query_value) // max(points, 1), 4, 128)).bit_length() - 1
+    query_value = np.minimum(query_value, value.max(initial=0)).astype(np.intp)
+    ends = np.vstack([np.zeros(len(query_value), np.intp), query_ends])
+    counted = np.zeros(ends.shape, dtype=np.intp)
+    # reaching[d, e]: of the first e points, those with a digit of at least d
+    reaching = np.zeros((2**width + 1, points + 1), dtype=np.int32)
+    reaching[0] = np.arange(points + 1)
+    digits = np.arange(1, 2**width, dtype=np.uint8)[:, None]
+    for shift in reversed(range(0, bits, width)):
+        digit = (value >> shift & 2**width - 1).astype(np.uint8)
+        np.cumsum(digit >= digits, axis=1, out=reaching[1:-1, 1:])
+        smaller = points - reaching[:, points]
+        for start in range(0, len(query_value), BLOCK):
+            block = np.s_[..., start : start + BLOCK]
+            asked = query_value[block] >> shift & 2**width - 1
+            cell = ends[block] + asked * (points + 1)
+            above = reaching.ravel().take(cell + (points + 1))
+            counted[block] += above
+            if shift:
+                ends[block] = reaching.ravel().take(cell) - above + smaller.take(asked)
+        value = value.take(np.argsort(digit, kind="stable"))
+    return counted[1:] - counted[0]

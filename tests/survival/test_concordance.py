@@ -17,7 +17,7 @@ from fm_med.survival.concordance import (
     concordance_interval,
     standard_error,
 )
-from fm_med.survival.rank_counts import count_levels
+from fm_med.survival.rank_counts import count_above, count_levels
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_concordance.json").read_text())
 
@@ -50,6 +50,7 @@ def test_counts_points_before_and_above(data):
     for k in range(2):
         for query, (bound, end) in enumerate(zip(asked, ends[k])):
             assert sorted(counted[k][query]) == np.flatnonzero(value[:end] > bound).tolist()
+    assert count_above(value, asked, ends).tolist() == [[len(c) for c in row] for row in counted]
 
 
 @given(cohorts())
@@ -73,6 +74,17 @@ def test_multiplicity_repeats_rows(outcome, seed):
         else:
             assert value == pytest.approx(naive_index(*one, 1.0), abs=1e-14)
             assert value_uno == pytest.approx(concordance_index_uno(*one), abs=1e-12)
+
+
+@pytest.mark.parametrize(("events", "ties"), [(0.02, {}), (0.9, {}), (0.3, {"distinct_risks": 40})])
+def test_large_cohorts_count_alike_from_both_ends(events, ties):
+    outcome = cohort(20_000, events=events, **ties)
+    once = concordance_index(*outcome, multiplicity=np.ones((20_000, 1)))
+    assert concordance_index(*outcome) == pytest.approx(once[0], abs=1e-14)
+    assert concordance_interval(*outcome).value == pytest.approx(once[0], abs=1e-14)
+    rows = np.random.default_rng(0).permutation(20_000)[:1500]
+    some = tuple(column[rows] for column in outcome)
+    assert concordance_index(*some) == pytest.approx(naive_index(*some, 1.0), abs=1e-13)
 
 
 @given(cohorts())
