@@ -66,14 +66,16 @@ def maximise(
         beta, start = np.zeros(len(ridge)), None
         value, gradient = likelihood.value_and_gradient(beta)
     information = likelihood.information(beta) if start is None else start.information
+    factor = _factor(information, ridge)
     fresh, before, decrement = start is None, math.inf, math.inf
     for _ in range(MAX_STEPS):
         slope = gradient - ridge * beta
-        step = _solve(information, ridge, slope)
+        step = linalg.cho_solve(factor, slope)
         decrement = float(slope @ step)
         if not fresh and decrement > KEEP_INFORMATION * before:
             information, fresh = likelihood.information(beta), True
-            step = _solve(information, ridge, slope)
+            factor = _factor(information, ridge)
+            step = linalg.cho_solve(factor, slope)
             decrement = float(slope @ step)
         at_rounding = decrement <= CONVERGED and fresh and decrement > before / 4
         if decrement <= tolerance or at_rounding:
@@ -106,15 +108,15 @@ def _line_search(
     return None
 
 
-def _solve(information: np.ndarray, ridge: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Return the Newton step; a singular matrix is lifted until it can be factored."""
-    if not len(slope):
-        return slope
+def _factor(information: np.ndarray, ridge: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the Cholesky factor of the penalised information, lifted until there is one."""
+    if not len(ridge):
+        return np.empty((0, 0)), False
     matrix = information + np.diag(ridge)
-    lift = 1e-14 * max(float(np.trace(matrix)) / len(slope), 1e-300)
+    lift = 1e-14 * max(float(np.trace(matrix)) / len(ridge), 1e-300)
     while True:
         try:
-            return linalg.cho_solve(linalg.cho_factor(matrix), slope)
+            return linalg.cho_factor(matrix)
         except linalg.LinAlgError:
             matrix[np.diag_indices_from(matrix)] += lift
             lift *= 100

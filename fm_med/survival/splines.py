@@ -21,15 +21,20 @@ class RestrictedCubicSpline:
 
     Attributes:
         knots: (m,) rising; fewer than 3 leave x alone.
+        low: 1st percentile of the training values; what lies below is moved there, so that one
+            wild value cannot decide a prediction.
+        high: 99th percentile, likewise.
 
     References:
         Harrell, Regression Modeling Strategies, 2nd edition, section 2.4.5.
     """
 
     knots: np.ndarray
+    low: float
+    high: float
 
     @classmethod
-    def fit(cls, values: Any, knots: int = 5) -> "RestrictedCubicSpline":
+    def fit(cls, values: Any, knots: int = 4) -> "RestrictedCubicSpline":
         """Place knots at Harrell's quantiles of the TRAINING values; equal ones are merged.
 
         Args:
@@ -45,11 +50,12 @@ class RestrictedCubicSpline:
         if values.ndim != 1 or not np.isfinite(values).all():
             raise InputError("a spline is fitted to (rows,) finite values")
         edge = {3: 0.10, 4: 0.05, 5: 0.05, 6: 0.05, 7: 0.025}[knots]
-        return cls(np.unique(np.quantile(values, np.linspace(edge, 1 - edge, knots))))
+        low, high = np.quantile(values, (0.01, 0.99))
+        return cls(np.unique(np.quantile(values, np.linspace(edge, 1 - edge, knots))), low, high)
 
     def basis(self, values: Any) -> np.ndarray:
         """Return (rows, columns): x and its curved parts."""
-        values = np.asarray(values, dtype=np.float64)
+        values = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
         columns, k = [values], self.knots
         if len(k) >= 3:
             last, before = k[-1], k[-2]
