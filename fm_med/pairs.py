@@ -1,5 +1,6 @@
 """ECG-report pairs of one split: which recordings have a text, and the text's embedding."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -88,9 +89,17 @@ class Pairs:
 
         Returns:
             The encoder's inputs: `signal` (batch, leads, samples) in mV and `lead_mask`.
+
+        Raises:
+            InputError: The processor refuses a recording; the message names it.
         """
         table = self.cohort.rows(self.split, self.rows[pairs], SIGNAL_COLUMNS)
-        return processor.from_stored(decode(table), device)
+        try:
+            return processor.from_stored(decode(table), device)
+        except InputError as error:
+            names = self.record_ids(pairs)
+            told = re.sub(r"(\d+) of the batch", lambda place: names[int(place[1])], str(error))
+            raise InputError(f"{self.cohort.path}, split {self.split!r}: {told}") from None
 
     def texts(self, pairs: np.ndarray, device: torch.device) -> dict[str, Tensor]:
         """Return `report_embedding`, `report_id` and `subject_id` of some pairs on the device."""

@@ -21,12 +21,13 @@ from fm_med.atomic import atomic_file, remove_left_overs
 from fm_med.environment import describe_environment, is_disk_fault, refuse_missing_tracker
 from fm_med.errors import InputError
 from fm_med.optim import WeightAverage
-from fm_med.settings import changed_settings, save_settings
-
-# Settings that may differ when a run is resumed: they change how long or how loudly it runs.
-SAFE_TO_CHANGE = frozenset(
-    {"resume", "num_epochs", "patience", "tracker", "keep_checkpoints", "checkpoint_every"}
+from fm_med.refusals import (
+    refuse_changes,
+    refuse_foreign_checkpoints,
+    refuse_non_empty,
+    what_must_stay,
 )
+from fm_med.settings import save_settings
 
 
 class Run:
@@ -177,7 +178,7 @@ class Run:
             self.checkpoints,
             step=step,
             accelerator=self.accelerator,
-            state=state,
+            state={**state, "run": self._identity()},
             keep=keep,
             **self._trained,
         )
@@ -187,12 +188,19 @@ class Run:
 
         A run that was cut before its first checkpoint begins anew with the given state.
         """
+        refuse_foreign_checkpoints(self.checkpoints, self._identity())
         step, saved = checkpoint.resume(
             self.checkpoints, accelerator=self.accelerator, **self._trained
         )
         self._rewind(step)
         self.say(f"resuming {self.folder} after step {step}")
+        saved.pop("run", None)
         return step, saved or state
+
+    def _identity(self) -> dict[str, Any]:
+        """Return settings and content that a checkpoint must agree with to be continued."""
+        identity = {**what_must_stay(self._settings), "content": self._data}
+        return json.loads(json.dumps(identity))  # as it comes back from a file
 
     def is_finite(self, loss: float, norm: float) -> bool:
         """Tell whether a step may be taken; the same on all processes, as loss and norm are."""
@@ -215,7 +223,7 @@ class Run:
         Raises:
             InputError: Always.
         """
-        records = gather_object(records)
+        records = list(dict.fromkeys(gather_object(records)))
         self._save(step, state, self._keep + 1)  # an earlier one may be the better start
         self.log(step + 1, failed_loss=str(loss), failed_grad_norm=str(norm), records=records)
         more = f" and {len(records) - 16} more, see {self._metrics}" if len(records) > 16 else ""
@@ -260,38 +268,6 @@ def refuse_sharding(accelerator: Accelerator) -> None:
             f"{kind.value} is not supported: use recipes/accelerate/multi_gpu.yaml, and "
             "--micro_batch_size for a batch that does not fit into memory"
         )
-
-
-def refuse_non_empty(folder: Path) -> None:
-    """Refuse an output that holds something: old files would mix with the new run's.
-
-    Raises:
-        InputError: The path is a file or a folder that is not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"output {folder} is not empty; "
-            "choose another --output, or continue its run with --resume"
-        )
-
-
-def refuse_changes(folder: Path, settings: Any) -> None:
-    """Refuse to resume with other settings than the run began with.
-
-    Raises:
-        InputError: There is no run in the folder, or a setting outside `SAFE_TO_CHANGE` differs.
-    """
-    saved = folder / "config.yaml"
-    if not saved.is_file():
-        raise InputError(f"there is no run to resume in {folder}: it has no config.yaml")
-    changed = changed_settings(settings, saved)
-    refused = [
-        f"{name} was {before!r} and is now {now!r}"
-        for name, (before, now) in changed.items()
-        if name not in SAFE_TO_CHANGE
-    ]
-    if refused:
-        raise InputError(f"cannot resume {folder} with changed settings: {'; '.join(refused)}")
 
 
 def _json_value(value: Any) -> Any:

@@ -51,7 +51,7 @@ class StreamedCohort(Cohort):
         return [value for table in tables for value in table[name].to_pylist()]
 
 
-def open_source(cohort: str, *, subjects: int, streaming: bool) -> Cohort:
+def open_source(cohort: str, subjects: int, streaming: bool) -> Cohort:
     """Open the cohort of a pretraining run.
 
     Args:

@@ -84,14 +84,15 @@ def main(config: Config) -> None:
 
     from fm_med import best_weights, coupled, distributed, hub, pairs, streamed_pairs
     from fm_med import pretraining_report as report
+    from fm_med.errors import InputError
     from fm_med.run import Run
 
     # ------------------------------------------------------------------------------- Data
     accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
     run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
-    cohort = streamed_pairs.open_source(
-        config.cohort, subjects=config.subjects, streaming=config.streaming
-    )
+    if config.streaming and config.shuffle_reports:
+        raise InputError("--shuffle_reports needs all pairs at hand: leave out --streaming")
+    cohort = streamed_pairs.open_source(config.cohort, config.subjects, config.streaming)
     labels = report.choose_labels(
         cohort.card.label_sets,
         label_set=config.labels,

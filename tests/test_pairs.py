@@ -151,6 +151,19 @@ def test_a_person_has_the_same_number_in_every_part_of_a_cohort(cohort, pairs):
     assert rest.person.tolist() == pairs.person[2:].tolist()
 
 
+def test_a_recording_that_the_processor_refuses_is_named(cohort, pairs):
+    table = cohort.splits["train"]
+    mask = pa.array([[row != 4] * 12 for row in range(6)], table.schema.field("lead_mask").type)
+    place = table.schema.get_field_index("lead_mask")
+    silent = Cohort(cohort.path, cohort.card, {"train": table.set_column(place, "lead_mask", mask)})
+    pairs = dataclasses.replace(pairs, cohort=silent)
+    cpu = torch.device("cpu")
+    pairs.inputs(np.array([0, 1, 3]), EcgProcessor(), cpu)
+    message = "cohort, split 'train': recording r4 has signal in none of the leads"
+    with pytest.raises(InputError, match=message):
+        pairs.inputs(np.array([0, 2, 1]), EcgProcessor(), cpu)
+
+
 def test_labels_are_of_the_pairs_and_nan_where_unknown(pairs):
     labels = pairs.labels(["NORM", "LVH"])
     np.testing.assert_array_equal(labels, [[1, 0], [1, np.nan], [0, 1], [0, 0]])

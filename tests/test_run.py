@@ -1,6 +1,7 @@
 """A run's folder: what is written, what is refused, and how a cut run goes on."""
 
 import json
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,6 +181,37 @@ def test_another_content_under_the_same_name_is_refused(tmp_path, accelerator):
         with pytest.raises(InputError, match=f"cannot resume .*out: the content of {message}"):
             run(True, **content)
     assert (tmp_path / "out" / "env.json").read_text() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(begin, tmp_path):
+    run = begin()
+    trained(run)
+    run.save(2, {"step": 2})
+    own = tmp_path / "out" / "checkpoints" / "step-000002"
+    manifest = json.loads((own / "checkpoint.json").read_text())
+    assert manifest["state"]["run"]["learning_rate"] == 1e-3
+    foreign = own.with_name("step-000009")
+    shutil.copytree(own, foreign)
+    manifest["state"]["run"]["learning_rate"] = 0.5
+    (foreign / "checkpoint.json").write_text(json.dumps(manifest))
+    again = begin(resume=True)
+    trained(again)
+    message = "step-000009 is a checkpoint of another run: learning_rate 0.5 instead of 0.001"
+    with pytest.raises(InputError, match=message):
+        again.resume({})
+    (foreign / "checkpoint.json").write_text("torn")
+    assert again.resume({}) == (2, {"step": 2})
+
+
+def test_a_run_folder_may_be_moved(tmp_path, accelerator):
+    @dataclass
+    class Placed:
+        output: str = setting("out", "folder")
+        seed: int = setting(0, "seed")
+
+    Run(tmp_path / "out", Placed(), accelerator).start()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    Run(tmp_path / "moved", Placed(output="moved"), accelerator, resume=True).start()
 
 
 @pytest.mark.parametrize(

@@ -96,12 +96,12 @@ def pairs(request, folder, monkeypatch, tmp_path):
     """The streamed training pairs, of a folder and of the Hub."""
     if request.param == "hub":
         asked = on_hub(folder, monkeypatch, tmp_path)
-        cohort = open_source("someone/cohort", subjects=1, streaming=True)
+        cohort = open_source("someone/cohort", 1, streaming=True)
         assert asked[0][:2] == ("someone/cohort", "dataset")
         assert asked[1] == ("someone/cohort", "train", COMMIT)
         assert set(cohort.splits) == {"validation", "test"}
     else:
-        cohort = open_source(str(folder), subjects=1, streaming=True)
+        cohort = open_source(str(folder), 1, streaming=True)
     assert isinstance(read_split(cohort, "test", Letters(), "report"), Pairs)
     return read_split(cohort, "train", Letters(), "report")
 
@@ -186,7 +186,7 @@ def test_the_training_texts_of_a_remote_cohort_are_read_from_the_stream(
     folder, monkeypatch, tmp_path
 ):
     on_hub(folder, monkeypatch, tmp_path)
-    cohort = open_source("someone/cohort", subjects=1, streaming=True)
+    cohort = open_source("someone/cohort", 1, streaming=True)
     local = open_cohort(folder)
     assert cohort.column("train", "report") == local.column("train", "report")
     assert cohort.column("test", "report") == local.column("test", "report")
@@ -197,7 +197,7 @@ def test_the_training_texts_of_a_remote_cohort_are_read_from_the_stream(
 
 def test_a_person_of_another_split_in_the_stream_is_refused(folder, monkeypatch, tmp_path):
     on_hub(folder, monkeypatch, tmp_path)
-    cohort = open_source("someone/cohort", subjects=1, streaming=True)
+    cohort = open_source("someone/cohort", 1, streaming=True)
     table = cohort.splits["test"]
     place = table.schema.get_field_index("subject_id")
     leaking = table.set_column(place, "subject_id", pa.array(["p3"]))
@@ -208,14 +208,14 @@ def test_a_person_of_another_split_in_the_stream_is_refused(folder, monkeypatch,
 
 
 def test_what_is_not_there_is_named(folder, tmp_path):
-    cohort = open_source(str(folder), subjects=1, streaming=True)
+    cohort = open_source(str(folder), 1, streaming=True)
     with pytest.raises(InputError, match="has no column 'scp_codes'; it has subject_id"):
         StreamedPairs(cohort, Letters(), "statements")
     fields = [pa.field(n, pa.string()) for n in ("subject_id", "record_id", "split", "report")]
     card = CohortCard(name="silent", modality="ecg", units="mV", leads=list(LEADS))
     with CohortWriter(tmp_path / "silent", card, pa.schema(fields)) as writer:
         writer.write("train", [{"subject_id": "a", "record_id": "r", "report": " \n"}])
-    silent = open_source(str(tmp_path / "silent"), subjects=1, streaming=True)
+    silent = open_source(str(tmp_path / "silent"), 1, streaming=True)
     with pytest.raises(InputError, match="no recording of the split 'train' of .* has a report"):
         StreamedPairs(silent, Letters(), "report")
 
@@ -224,12 +224,12 @@ def test_what_is_not_there_is_named(folder, tmp_path):
 def test_what_neither_disk_nor_hub_have_is_refused_in_one_line(name):
     """Offline, as all tests are."""
     with pytest.raises(InputError, match="no cohort at .* there is no such folder, and") as caught:
-        open_source(name, subjects=1, streaming=True)
+        open_source(name, 1, streaming=True)
     assert "\n" not in str(caught.value)
 
 
 def test_without_streaming_a_cohort_is_opened_as_ever(folder):
-    cohort = open_source(str(folder), subjects=1, streaming=False)
+    cohort = open_source(str(folder), 1, streaming=False)
     assert isinstance(read_split(cohort, "train", Letters(), "report"), Pairs)
     with pytest.raises(InputError, match="no cohort at absent"):
-        open_source(str(Path("absent")), subjects=1, streaming=False)
+        open_source(str(Path("absent")), 1, streaming=False)

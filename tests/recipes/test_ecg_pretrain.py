@@ -175,6 +175,26 @@ def test_resuming_with_another_setting_is_refused_by_name(finished, capsys, flag
     assert content(finished.folder) == before
 
 
+@pytest.mark.parametrize("name", ["cohort", "text_encoder"])
+def test_resuming_with_another_content_is_refused(finished, capsys, name):
+    """As if cohort or text model had been made anew under the same name."""
+    saved = finished.folder / "env.json"
+    as_it_was = saved.read_text()
+    environment = json.loads(as_it_was)
+    now, environment["data"][name] = environment["data"][name], "another"
+    saved.write_text(json.dumps(environment))
+    try:
+        before = content(finished.folder)
+        argv = (*finished.argv, "--output", finished.folder, "--resume")
+        assert launch("ecg_pretrain", *argv) == 2
+        error = capsys.readouterr().err
+        assert f"{name.replace('_', ' ')} was another and is now {now}" in error
+        assert error.startswith("error: cannot resume") and error.count("\n") == 1
+        assert content(finished.folder) == before
+    finally:
+        saved.write_text(as_it_was)
+
+
 def test_resuming_where_nothing_is_is_refused(tmp_path, finished, capsys):
     argv = (*finished.argv, "--output", tmp_path / "none", "--resume")
     assert launch("ecg_pretrain", *argv) == 2

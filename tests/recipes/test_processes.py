@@ -114,3 +114,19 @@ def test_a_full_disk_ends_all_and_leaves_the_earlier_checkpoint(argv, tmp_path):
     assert all("step-000002 could not be written (" in line for line in errors)
     assert all("earlier checkpoints are whole" in line for line in errors)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_full_disk_at_the_end_is_told_and_the_checkpoints_stay(argv, tmp_path):
+    """The report is written again by a resumed run, which has no step left to take."""
+    log = tmp_path / "log"
+    flags = (*argv, "--output", tmp_path / "run", "--num_epochs", 1)
+    full = ("fm_med.pretraining_report", "write_report", 1, "full")
+    assert run(*flags, log=log, kill=full) == [2]
+    (error,) = (line for line in log.read_text().splitlines() if line.startswith("error:"))
+    assert "report and model" in error and "No space left on device" in error
+    assert "Traceback" not in log.read_text()
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert not (tmp_path / "run" / "model").exists()
+    assert run(*flags, "--resume", log=log) == [0], log.read_text()
+    assert (tmp_path / "run" / "report" / "report.html").exists()
+    assert [kept] == list((tmp_path / "run" / "checkpoints").glob("step-*"))
