@@ -133,6 +133,18 @@ class Examples:
             targets={name: value[rows] for name, value in self.targets.items()},
         )
 
+    def joined(self, other: "Examples") -> "Examples":
+        """Return these rows and then the other ones, of the same cohort."""
+        both: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("split", "row", "id", "record_id", "subject_id", "clinical")
+        }
+        return replace(
+            self,
+            **both,
+            targets={n: np.concatenate([v, other.targets[n]]) for n, v in self.targets.items()},
+        )
+
     def of_splits(self, splits: Sequence[str]) -> "Examples":
         """Return the rows of some splits."""
         return self.take(np.isin(self.split, splits))

@@ -18,6 +18,10 @@ from fm_med.ecg.decoder import ReconstructionDecoder
 from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
+from fm_med.image.augment import ImageAugmentation
+from fm_med.image.augment import augment as augment_images
+from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
+from fm_med.image.processor import ImageProcessor
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
 from fm_med.rna.processor import ExpressionProcessor
 
@@ -73,6 +77,16 @@ class Modality:
             raise InputError(f"{self.name} has no augmentation {name!r}; it has {known}")
         return self.augmentations[name](processor)
 
+    def make_decoder(self, encoder: PreTrainedModel, processor: Any) -> nn.Module:
+        """Return a network that rebuilds the encoder's input.
+
+        Raises:
+            InputError: The room has none.
+        """
+        if self.decoder is None:
+            raise InputError(f"reconstruction_weight: {self.name} has no decoder")
+        return self.decoder(encoder, processor)
+
 
 def per_row(
     apply: Callable[..., Inputs], settings: Callable[[Any], Any]
@@ -123,6 +137,12 @@ MODALITIES: dict[str, Modality] = {
                 encoder.config.time_width, samples=ecg.samples
             ),
             mask_name="lead_mask",
+        ),
+        Modality(
+            "image",
+            IMAGE_ENCODERS,
+            ImageProcessor,
+            {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
         ),
         Modality("rna", RNA_ENCODERS, ExpressionProcessor),
     )

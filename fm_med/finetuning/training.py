@@ -13,6 +13,7 @@ from fm_med.coupled import RowLoss
 from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.finetuning.encoding import predict_rows
+from fm_med.heads import PredictionHead
 from fm_med.modalities import Augment
 from fm_med.objectives import masked_mse_loss
 from fm_med.optim import ParameterGroup, parameter_groups
@@ -32,6 +33,10 @@ class Finetuning:
         predictor: Encoder (perhaps with adapters), head and perhaps a decoder.
         processor: Prepares rows of the cohort.
         task: What is predicted.
+        train: The rows to learn from.
+        validation: The rows by which the best epoch is chosen.
+        adapter: The `peft.PeftModel` around the encoder; None without adapters.
+        clinical_head: The clinical part fitted alone; None without covariates.
         augmentation: Of the inputs, or None.
         reconstruction_weight: Weight of rebuilding the input before its augmentation.
         mask_name: The encoder's input that tells which channels are there, if it has one.
@@ -42,6 +47,10 @@ class Finetuning:
     predictor: Predictor
     processor: Any
     task: Task
+    train: Examples
+    validation: Examples
+    adapter: Any = None
+    clinical_head: PredictionHead | None = None
     augmentation: Augment | None = None
     reconstruction_weight: float = 0.0
     mask_name: str | None = None
@@ -56,13 +65,15 @@ class Finetuning:
                 f"{', '.join(self.task.score_names)}"
             )
 
-    def sampler(
-        self, train: Examples, batch_size: int, *, balanced: bool = False
-    ) -> StratifiedSampler:
+    @property
+    def trains(self) -> bool:
+        """Whether there is something that only a loop of steps can fit."""
+        return not self.predictor.is_frozen or bool(self.predictor.head.config.hidden)
+
+    def sampler(self, batch_size: int, *, balanced: bool = False) -> StratifiedSampler:
         """Return the sampler: strata in their own proportion, two events in each batch.
 
         Args:
-            train: The training rows.
             batch_size: Over all processes.
             balanced: As many rows of each class; never for events.
 
@@ -76,7 +87,7 @@ class Finetuning:
                 " task takes events in the cohort's own proportion"
             )
         return StratifiedSampler(
-            self.task.strata(train.targets),
+            self.task.strata(self.train.targets),
             batch_size,
             self.seed,
             scarce=1 if survival else None,
@@ -84,13 +95,14 @@ class Finetuning:
         )
 
     def batch(
-        self, examples: Examples, rows: np.ndarray, *, epoch: int, step: int, device: torch.device
+        self, rows: np.ndarray, *, epoch: int, step: int, device: torch.device
     ) -> tuple[Tensors, Tensors]:
-        """Read, process and augment this process's rows of a batch.
+        """Read, process and augment this process's rows of a training batch.
 
         Returns:
             What the predictor sees, and what only the loss sees.
         """
+        examples = self.train
         inputs = examples.inputs(rows, self.processor, device)
         targets = examples.tensors(rows, device)
         if self.predictor.decoder is not None:
@@ -143,9 +155,23 @@ class Finetuning:
         )
         return self.reconstruction_weight * error
 
-    def evaluate(
-        self, run: Run, validation: Examples, *, step: int, epoch: int, best: dict[str, Any]
-    ) -> dict[str, Any]:
+    def record_ids(self, rows: np.ndarray) -> list[str]:
+        """Return the ids of some training rows, for messages."""
+        return self.train.record_id[rows].tolist()
+
+    def refuse_validation(self) -> None:
+        """Refuse validation rows that cannot tell one epoch from another.
+
+        Raises:
+            InputError: There are no events among them.
+        """
+        if self.task.name == "survival" and not self.validation.targets["event"].any():
+            raise InputError(
+                f"none of {len(self.validation)} validation rows has an event, so no epoch can be "
+                "chosen; use --peft none, which needs none, or a larger validation split"
+            )
+
+    def evaluate(self, run: Run, *, step: int, epoch: int, best: dict[str, Any]) -> dict[str, Any]:
         """Score the whole validation split, log it and keep the weights if they are the best.
 
         Returns:
@@ -155,9 +181,9 @@ class Finetuning:
             InputError: The task has no score of that name.
         """
         outputs = predict_rows(
-            self.predictor, self.processor, validation, run.accelerator, mixed_precision=True
+            self.predictor, self.processor, self.validation, run.accelerator, mixed_precision=True
         )
-        scores = self.task.scores(outputs, validation.targets)
+        scores = self.task.scores(outputs, self.validation.targets)
         self.predictor.train()
         run.log(step, epoch=epoch, **scores)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -20,6 +20,14 @@ from fm_med.survival.baseline import BaselineHazard
 from fm_med.tasks import Task
 
 ADAPTER_FOLDER = "adapter"
+
+
+class Trained(Protocol):
+    """What a finished fit consists of."""
+
+    predictor: Predictor
+    processor: Any
+    task: Task
 
 
 def save(
@@ -59,14 +67,11 @@ def save(
 
 def save_predictor(
     folder: Path,
+    trained: Trained,
     *,
-    predictor: Predictor,
-    processor: Any,
-    task: Task,
     coding: Sequence[Covariate],
     sample: tuple[dict[str, torch.Tensor], torch.Tensor],
-    baseline: BaselineHazard | None = None,
-    horizons: Sequence[float] = (),
+    risks: tuple[BaselineHazard | None, Sequence[float]] = (None, ()),
     notes: dict[str, Any] | None = None,
     adapter: Path | None = None,
 ) -> None:
@@ -75,23 +80,22 @@ def save_predictor(
     Args:
         folder: The new folder; the encoder, adapters merged, lies at its top, the head in `head/`,
             all else in `task.json`.
-        predictor: Encoder and head, in full precision, without adapters.
-        processor: Saved as `preprocessor_config.json`.
-        task: What is predicted.
+        trained: Its predictor (encoder and head, in full precision, without adapters), the
+            processor, saved as `preprocessor_config.json`, and the task.
         coding: Of the clinical columns.
         sample: Some inputs of the encoder, and their (rows, covariates); the saved model must
             predict the same for them, bit for bit.
-        baseline: Baseline hazard of a survival model.
-        horizons: Times at which its risks are given.
+        risks: Baseline hazard of a survival model, and the times at which its risks are given.
         notes: What else belongs into `task.json`: thresholds, how it was trained; aggregates only.
         adapter: Folder of the adapter alone; copied to `adapter/` with all but the encoder.
 
     Raises:
         RuntimeError: What was saved does not reproduce the predictor; the folder is not made.
     """
+    predictor, (baseline, horizons) = trained.predictor, risks
     details = {
         "schema_version": SCHEMA_VERSION,
-        "task": task.to_dict(),
+        "task": trained.task.to_dict(),
         "clinical": coding_to_dicts(coding),
         "horizons": list(horizons),
         "baseline": None if baseline is None else baseline.to_dict(),
@@ -105,7 +109,7 @@ def save_predictor(
             shutil.copytree(adapter, temporary / ADAPTER_FOLDER)
             places.append(temporary / ADAPTER_FOLDER)
         for place in places:
-            processor.save_pretrained(place)
+            trained.processor.save_pretrained(place)
             predictor.head.save_pretrained(place / HEAD_FOLDER)
             (place / TASK_FILE).write_text(json.dumps(details, indent=1) + "\n")
             _check_predictor(place, predictor, sample)

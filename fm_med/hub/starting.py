@@ -61,10 +61,26 @@ class Start:
         """Whether the encoder starts with random weights."""
         return self.saved is None
 
-    @property
-    def base(self) -> str:
-        """What an adapter states as its encoder: an absolute folder or a Hub id."""
-        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+    def adapter_base(self, method: str) -> tuple[str, Path]:
+        """Return what an adapter states as its encoder, and where that lies on this machine.
+
+        Args:
+            method: How the encoder is trained.
+
+        Raises:
+            InputError: There will be no adapter, or its encoder could not be found again.
+        """
+        if method not in ("lora", "dora"):
+            raise InputError(f"--save_adapter needs --peft lora or dora, and this is {method}")
+        if self.saved is None:
+            raise InputError(
+                f"--save_adapter needs a saved encoder: {self.name} starts with random weights, "
+                "which are kept nowhere"
+            )
+        if not (self.saved.folder / "model.safetensors").is_file():
+            raise InputError(f"--save_adapter: {self.name} is itself an adapter; use its encoder")
+        is_folder = Path(self.name).is_dir()
+        return str(Path(self.name).resolve()) if is_folder else self.name, self.saved.folder
 
     def build(self, train: Examples) -> tuple[PreTrainedModel, Any]:
         """Return an encoder to train and its processor.

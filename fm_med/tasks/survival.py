@@ -108,6 +108,12 @@ class SurvivalTask(Task):
                 "was censored; look at how it is coded"
             )
 
+    def balanced(self, targets: Targets) -> Self:  # noqa: ARG002
+        """Refuse: weighted events are another likelihood, and their log-hazards are off."""
+        raise InputError(
+            "imbalance 'weight' is for labels and classes; Cox's likelihood needs no balance"
+        )
+
     def strata(self, targets: Targets) -> np.ndarray:
         """Return 1 for events, 0 for censored rows."""
         return targets["event"].astype(np.int64)

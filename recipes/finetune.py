@@ -1,0 +1,228 @@
+"""Fine-tune an encoder on a cohort: risk of an event, labels, classes or a number.
+
+    accelerate launch recipes/finetune.py
+    accelerate launch recipes/finetune.py --config recipes/presets/hf_risk.yaml \
+        --cohort cohorts/hf --encoder runs/ptbxl/model --output runs/hf
+
+Without --cohort it runs on a simulated cohort with known truth, made on first use and kept.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from fm_med.settings import launch, setting
+
+if TYPE_CHECKING:
+    from fm_med.examples import Examples
+    from fm_med.finetuning import Finetuned, Finetuning
+    from fm_med.finetuning.finishing import FeatureCache
+    from fm_med.run import Run
+
+
+@dataclass
+class Config:
+    """Settings; any of them can be a flag or a key of --config."""
+
+    # Data
+    cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
+    subjects: PositiveInt = setting(2500, "persons in the simulated cohort")
+    task: Literal["survival", "multilabel", "classification", "regression"] = setting(
+        "survival", "what is predicted"
+    )
+    target: list[str] | None = setting(None, "target columns or a label set; default: the card's")
+    time_unit: str | None = setting(None, "refuse a cohort whose follow-up has another unit")
+    clinical: list[str] | None = setting(None, "covariates, unpenalised: age sex ...")
+    # Model
+    encoder: str | None = setting(None, "name to start from scratch, or a folder or Hub id")
+    encoder_settings: dict[str, Any] | None = setting(None, "fields of a new encoder's config")
+    processor_settings: dict[str, Any] | None = setting(None, "of a new encoder's processor")
+    peft: Literal["auto", "lora", "dora", "none", "full"] = setting("auto", "none: frozen encoder")
+    lora_rank: PositiveInt = setting(8, "of the adapters")
+    lora_alpha: PositiveFloat = setting(16.0, "adapters are scaled by alpha / rank")
+    lora_dropout: ClosedUnitInterval = setting(0.0, "of the adapters' input")
+    lora_targets: list[str] | None = setting(None, "layers; default: the encoder's own")
+    head_hidden: list[int] | None = setting(None, "widths of hidden layers; default: linear")
+    dropout: ClosedUnitInterval = setting(0.1, "of the pooled features")
+    batchwise_dropout: bool = setting(False, "one mask for all rows, as Chen et al. 2025")
+    reconstruction_weight: NonNegativeFloat = setting(0.0, "of rebuilding the input; 0: none")
+    # Loop
+    loss: str | None = setting(None, "efron breslow | bce focal asymmetric | huber mse")
+    imbalance: Literal["none", "weight", "sampler"] = setting("none", "of labels and classes")
+    num_epochs: PositiveInt = setting(20, "passes over the training rows")
+    per_device_batch_size: PositiveInt = setting(64, "rows per process and optimiser step")
+    micro_batch_size: PositiveInt | None = setting(None, "rows in memory; same result")
+    learning_rate: NonNegativeFloat = setting(1e-3, "peak of encoder and adapters")
+    head_learning_rate: NonNegativeFloat | None = setting(None, "of the head; None: the same")
+    weight_decay: NonNegativeFloat = setting(0.05, "of weight matrices, never of covariates")
+    warmup_share: ClosedUnitInterval = setting(0.1, "share of the steps")
+    max_grad_norm: PositiveFloat = setting(1.0, "gradients are clipped to this norm")
+    ema_decay: ClosedUnitInterval = setting(0.0, "average the weights, say .999; 0: no")
+    patience: PositiveInt | None = setting(5, "stop after so many epochs without a better score")
+    select_on: str = setting("validation_loss", "score by which weights are kept")
+    refit: bool = setting(True, "a ridge head on cached features after the loop, if it is better")
+    augment: str = setting("default", "augmentation of the modality; none for none")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
+    seed: NonNegativeInt = setting(0, "of weights, order, augmentation, folds")
+    checkpoint_every: PositiveInt = setting(100, "steps")
+    keep_checkpoints: PositiveInt = setting(2, "number")
+    # Cross-validation, before the final fit
+    folds: NonNegativeInt = setting(0, "folds between patients; 0 for none")
+    repeats: PositiveInt = setting(1, "of the folds, cut anew")
+    fold_splits: list[str] | None = setting(None, "cut into folds; default: train validation")
+    validation_share: OpenUnitInterval = setting(0.15, "of rows, where there is no split for it")
+    # Output
+    horizons: list[float] | None = setting(None, "of risks, in the follow-up's unit; 1, 3, 5 years")
+    save_adapter: bool = setting(False, "also keep the adapter alone, in model/adapter")
+    output: str = setting("runs/finetune", "folder of the run")
+    resume: bool = setting(False, "continue the run in --output")
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "beside JSONL")
+
+
+def main(config: Config) -> None:
+    """Data, model, loop, report."""
+    from accelerate.utils import set_seed
+
+    from fm_med import best_weights, distributed, finetuning, hub
+    from fm_med.examples import clinical_coding, read_examples
+    from fm_med.run import Run
+    from fm_med.sources.embedded import open_or_simulate
+    from fm_med.tasks import make_task
+
+    # ------------------------------------------------------------------------------- Data
+    accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
+    run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
+    cohort = open_or_simulate(config.cohort, subjects=config.subjects)
+    task = make_task(
+        config.task, cohort, columns=config.target, loss=config.loss, time_unit=config.time_unit
+    )
+    coding = clinical_coding(cohort, config.clinical or [])
+    examples = read_examples(cohort, task, coding, splits=list(cohort.splits))
+    split = finetuning.Split.of(examples, task, share=config.validation_share, seed=config.seed)
+
+    # ------------------------------------------------------------------------------ Model
+    start = hub.start_from(
+        config.encoder,
+        cohort.card,
+        encoder_settings=config.encoder_settings,
+        processor_settings=config.processor_settings,
+    )
+    method, why = finetuning.choose_method(config.peft, task, split.train, is_fresh=start.is_fresh)
+    cache: FeatureCache | None = {} if method == "none" and not start.is_fresh else None
+    job = finetuning.Job(task, coding, method, start.is_fresh, cache)
+    base = start.adapter_base(method) if config.save_adapter else None
+    build = partial(finetuning.prepare, config, job, accelerator=accelerator)
+    build(start.build(split.train), (split.train, split.validation), seed=0)  # refuses early
+
+    # ------------------------------------------------------------------------------- Loop
+    def fit(run: "Run", train: "Examples", validation: "Examples", seed: int) -> "Finetuned":
+        set_seed(seed)  # the same weights on all processes
+        tuning = build(start.build(train), (train, validation), seed=seed)
+        finetuning.warm_start(tuning, job, accelerator)
+        if tuning.trains:
+            set_seed(seed, device_specific=True)  # dropout differs between processes
+            best_step = loop(config, run, tuning)
+            best_weights.load_best(run.checkpoints, step=best_step, module=tuning.predictor)
+        return finetuning.finish(tuning, run, cache, refit_head=config.refit, base=base)
+
+    run.start()
+    run.say(f"{why}\n{split.describe(task)}")
+    folds = None
+    if config.folds:
+        in_folds = examples.of_splits(config.fold_splits or ["train", "validation"])
+        folds = finetuning.cross_validate(config, run, task, in_folds, fit)
+    finished = fit(run, split.train, split.validation, config.seed)
+
+    # ----------------------------------------------------------------------------- Report
+    judged = finetuning.judge(finished, split)
+    run.say(finetuning.write_results(run, task, judged, folds))
+    if accelerator.is_main_process:
+        hub.save_predictor(
+            run.model_folder,
+            finished.tuning,
+            coding=coding,
+            sample=finished.sample(),
+            risks=finished.risks(config.horizons, run.say),
+            notes=finetuning.notes(finished, job, start.name, judged),
+            adapter=finished.adapter,
+        )
+        run.say(f"model {run.model_folder}, {run.report_folder}")
+    run.finish()
+
+
+def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
+    """Train; return the step with the best validation score, whose weights are kept."""
+    import torch
+
+    from fm_med import optim
+    from fm_med.coupled import coupled_backward, refuse_batch_norm
+    from fm_med.meter import Meter
+    from fm_med.sampling import refuse_batch, share
+
+    accelerator = run.accelerator
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    tuning.refuse_validation()
+    wanted = config.per_device_batch_size * processes
+    sampler = tuning.sampler(wanted, balanced=config.imbalance == "sampler")
+    refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
+    if processes > 1 or config.micro_batch_size is not None:
+        refuse_batch_norm(tuning.predictor.train())
+    schedule = optim.Schedule(
+        sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
+    )
+    rates = config.learning_rate, config.head_learning_rate
+    optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates, config.weight_decay))
+    model, optimizer = accelerator.prepare(tuning.predictor, optimizer)
+    average = optim.WeightAverage(tuning.predictor, config.ema_decay)
+    steps, size = schedule.total_steps, sampler.batch_size
+    run.say(f"{len(tuning.train)} rows, {size} per step on {processes} process(es), {steps} steps")
+    run.start()
+    run.trains(model, optimizer, average, keep=config.keep_checkpoints)
+    step, best = 0, dict[str, Any](step=0, score=float("inf"))
+    if config.resume:
+        step, best = run.resume(best)
+    model.train()
+    with Meter(accelerator, total=steps, done=step) as meter:
+        while not schedule.ended(step, best["step"]):
+            optim.set_learning_rate(optimizer, schedule.factor(step))
+            epoch, batch = sampler.batch(step)
+            rows = share(batch, rank=rank, world_size=processes)
+            inputs, targets = tuning.batch(rows, epoch=epoch, step=step, device=accelerator.device)
+            meter.data_ready()
+            loss = coupled_backward(
+                accelerator,
+                model,
+                inputs,
+                targets,
+                loss=tuning.loss,
+                row_loss=tuning.row_loss,
+                micro_batch_size=config.micro_batch_size,
+            ).item()
+            norm = optim.clip_gradients(accelerator, model, config.max_grad_norm)
+            if not run.is_finite(loss, norm):
+                run.stop(step, best, loss=loss, norm=norm, records=tuning.record_ids(batch))
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            average.update(step)
+            meter.step(samples=len(batch), loss=loss)
+            run.log(step, epoch=epoch, loss=loss, grad_norm=norm, **meter.rates())
+            if step % sampler.steps_per_epoch == 0:
+                with average.in_place():
+                    best = tuning.evaluate(run, step=step, epoch=epoch, best=best)
+            if schedule.ended(step, best["step"]) or step % config.checkpoint_every == 0:
+                run.save(step, best)
+    return best["step"]
+
+
+if __name__ == "__main__":
+    launch(Config, main)
