@@ -41,21 +41,24 @@ class AlignmentConfig(PreTrainedConfig):
 
 
 class Temperature(nn.Module):
-    """The learned scale of the similarities, as its logarithm, and SigLIP's bias."""
+    """The learned scale of the similarities, as its logarithm, and SigLIP's bias.
+
+    Vectors of one number: parameters without a dimension cannot be sharded.
+    """
 
     def __init__(self, config: AlignmentConfig) -> None:
         super().__init__()
         self.initial = {"log_scale": math.log(1 / config.temperature), "bias": -10.0}
         self.maximum = config.max_logit_scale
-        self.log_scale = nn.Parameter(torch.tensor(self.initial["log_scale"]))
+        self.log_scale = nn.Parameter(torch.tensor([self.initial["log_scale"]]))
         if config.sigmoid:
-            self.bias = nn.Parameter(torch.tensor(self.initial["bias"]))
+            self.bias = nn.Parameter(torch.tensor([self.initial["bias"]]))
 
     def forward(self) -> dict[str, Tensor]:
         """Return the scalars `logit_scale` and, for the sigmoid loss, `logit_bias`."""
-        scalars = {"logit_scale": self.log_scale.exp().clamp(max=self.maximum)}
+        scalars = {"logit_scale": self.log_scale[0].exp().clamp(max=self.maximum)}
         if hasattr(self, "bias"):
-            scalars["logit_bias"] = self.bias
+            scalars["logit_bias"] = self.bias[0]
         return scalars
 
 
@@ -135,7 +138,7 @@ class TwoTowers(nn.Module):
             "text_embedding": self.heads.project_text(report_embedding),
         }
         for name, scalar in self.heads.temperature().items():
-            outputs[name] = scalar.expand(len(report_embedding))
+            outputs[name] = scalar.repeat(len(report_embedding))  # no view: FSDP2 warns
         if self.decoder is not None:
             outputs["reconstruction"] = self.decoder(output.hidden_states[-1])
         return outputs

@@ -12,6 +12,7 @@ Limited Setup", extended to any coupled loss and to processes).
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from accelerate import Accelerator
@@ -69,6 +70,8 @@ def coupled_backward(
             "use fewer processes or leave out the last batch"
         )
     pieces = cut(sizes[accelerator.process_index], micro_batch_size)
+    if accelerator.is_fsdp2:
+        pieces = cut_alike(sizes, micro_batch_size)[accelerator.process_index]
     step = _Step(accelerator, model, inputs, targets, loss, row_loss, sum(sizes))
     # All processes take the same way, or their collective calls would not meet.
     if micro_batch_size is None or micro_batch_size >= max(sizes):
@@ -123,7 +126,8 @@ class _Step:
 
     def encode(self, piece: slice) -> Tensors:
         """Return the outputs of some rows, half precision widened to float32 for the loss."""
-        outputs = self.model(**{name: value[piece] for name, value in self.inputs.items()})
+        with self.accelerator.autocast():  # Accelerate does not wrap a sharded model in it
+            outputs = self.model(**{name: value[piece] for name, value in self.inputs.items()})
         return {
             name: value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
             for name, value in outputs.items()
@@ -195,6 +199,24 @@ def cut(rows: int, micro_batch_size: int | None) -> list[slice]:
         raise InputError(f"micro_batch_size must be at least 1, not {micro_batch_size}")
     size = rows if micro_batch_size is None else min(rows, micro_batch_size)
     return [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+def cut_alike(sizes: list[int], micro_batch_size: int | None) -> list[list[slice]]:
+    """Cut the rows of all processes into equally many micro-batches.
+
+    A sharded model is put together for each of them by all processes at once.
+
+    Raises:
+        InputError: A process has fewer rows than another one has micro-batches.
+    """
+    count = max(len(cut(rows, micro_batch_size)) for rows in sizes)
+    if min(sizes) < count:
+        raise InputError(
+            f"the processes hold {sizes} rows of a batch, which cannot be cut into {count} "
+            "micro-batches on each of them, as a sharded model needs; raise micro_batch_size"
+        )
+    bounds = [[rows * piece // count for piece in range(count + 1)] for rows in sizes]
+    return [[slice(*pair) for pair in pairwise(own)] for own in bounds]
 
 
 def refuse_batch_norm(model: nn.Module) -> None:

@@ -1,13 +1,18 @@
 """Processes: an Accelerator that really has them all, and a gather that carries gradients."""
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.optim import Optimizer
 
 from fm_med.errors import InputError
 
@@ -38,9 +43,48 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
             f"{launched} processes were launched but this run sees {made.num_processes}; "
             "on CPUs start them with torchrun --nproc_per_node N"
         )
+    if made.is_fsdp2:  # autocast as everywhere; else norms and gradients were halved, too
+        made.state.fsdp_plugin.mixed_precision_policy = None
     # All have met here: one that stops on bad input does not break another one's start.
     made.wait_for_everyone()
     return made
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer
+) -> tuple[nn.Module, Any, nn.Module]:
+    """Prepare what is trained for the processes, and keep a model that is not spread over them.
+
+    Parts of a sharded model cannot be called by themselves, nor saved by one process. So beside it
+    a copy waits in the memory of the host, to be filled by `whole` and by `load_best`.
+
+    Returns:
+        The model to train, its optimiser, and the model to evaluate and save: the given one, with
+        the trained parameters, unless they are sharded.
+    """
+    twin = copy.deepcopy(model) if accelerator.is_fsdp2 else model
+    trained, prepared = accelerator.prepare(model, optimizer)
+    return trained, prepared, twin
+
+
+@contextmanager
+def whole(accelerator: Accelerator, trained: nn.Module, twin: nn.Module) -> Iterator[None]:
+    """Give the model of `prepare` that is not sharded the trained weights, and the device.
+
+    Every process must enter; nothing happens unless the trained model is sharded.
+    """
+    if not accelerator.is_fsdp2:
+        yield
+        return
+    state: dict[str, Any] = get_model_state_dict(
+        trained, options=StateDictOptions(full_state_dict=True)
+    )
+    twin.to(accelerator.device).load_state_dict(state)
+    del state
+    try:
+        yield
+    finally:
+        twin.cpu()
 
 
 def native_bf16(device: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 ParameterGroup = dict[str, object]
@@ -100,6 +101,8 @@ def cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
 def clip_gradients(accelerator: Accelerator, model: nn.Module, max_norm: float) -> float:
     """Scale the gradients down to a norm of at most `max_norm`; return the norm they had."""
     norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
+    if isinstance(norm, DTensor):  # of a sharded model: each process knows a part of it
+        norm = norm.full_tensor()
     return float("nan") if norm is None else float(norm)
 
 
@@ -116,7 +119,7 @@ class WeightAverage:
     the random initial weights for long (as in timm and TensorFlow).
 
     Args:
-        module: The trained module, already on its device.
+        module: The trained module, prepared for its device and processes.
         decay: Weight of the past in each update; 0 for no average, and then nothing is stored.
     """
 
