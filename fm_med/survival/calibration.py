@@ -1,6 +1,7 @@
 """Calibration: does a predicted risk of 20 % come true in 20 of 100?"""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -11,7 +12,7 @@ from fm_med.errors import InputError
 from fm_med.metrics import Interval
 from fm_med.survival.baseline import breslow_baseline
 from fm_med.survival.checks import outcome, probability, within_follow_up
-from fm_med.survival.cox_fit import fit_cox
+from fm_med.survival.cox_fit import ConvergenceWarning, CoxFit, fit_cox
 from fm_med.survival.kaplan_meier import kaplan_meier
 from fm_med.survival.splines import RestrictedCubicSpline
 
@@ -47,7 +48,8 @@ class Calibration:
     """How predicted risks at one horizon agree with what happened.
 
     Attributes:
-        slope: 1 is ideal; below 1 the predictions are too extreme. NaN for a constant prediction.
+        slope: 1 is ideal; below 1 the predictions are too extreme. NaN for a constant prediction;
+            its ends are NaN where predictions separate the events.
         intercept: 0 is ideal; log of how much higher the cumulative hazard is than predicted.
         observed_expected: Kaplan-Meier risk over mean predicted risk; 1 is ideal.
         ici: Mean absolute difference between smoothed observed and predicted risk.
@@ -163,11 +165,18 @@ def d_calibration(
 
 
 def _slope(time: np.ndarray, event: np.ndarray, log_hazard: np.ndarray) -> Interval:
-    fit = fit_cox(None, time=time, event=event, clinical=log_hazard[:, None])
-    if np.ptp(log_hazard) == 0 or fit.covariance is None or np.isnan(fit.covariance[0, 0]):
+    if np.ptp(log_hazard) == 0:
         return Interval(np.nan, np.nan, np.nan, len(time))
-    effect = fit.clinical_effects()[0]
+    effect = _fit(time, event, log_hazard[:, None]).clinical_effects()[0]
     return Interval(effect.value, effect.low, effect.high, len(time))
+
+
+def _fit(time: np.ndarray, event: np.ndarray, columns: np.ndarray) -> CoxFit:
+    with warnings.catch_warnings():
+        # A spline of few distinct predictions has columns to spare, and predictions that separate
+        # the events have a slope without interval: both are right here.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fit_cox(None, time=time, event=event, clinical=columns)
 
 
 def _intercept(time: np.ndarray, event: np.ndarray, log_hazard: np.ndarray) -> Interval:
@@ -193,9 +202,12 @@ def _observed_expected(time: np.ndarray, event: np.ndarray, risk: np.ndarray) ->
 
 def _smooth(time: np.ndarray, event: np.ndarray, log_hazard: np.ndarray) -> np.ndarray:
     """Return (rows,) the observed risk as a smooth function of the predicted one."""
-    basis = RestrictedCubicSpline.fit(log_hazard, 3).basis(log_hazard)
-    fit = fit_cox(None, time=time, event=event, clinical=basis)
-    fitted = fit.log_hazard(clinical=basis)
+    fitted = np.zeros(len(time))
+    if np.ptp(log_hazard) > 0:
+        # As published, straight to both ends: here the extreme predictions are on trial themselves.
+        spline = RestrictedCubicSpline.fit(log_hazard, 3)
+        basis = replace(spline, low=-np.inf, high=np.inf).basis(log_hazard)
+        fitted = _fit(time, event, basis).log_hazard(clinical=basis)
     return breslow_baseline(fitted, time=time, event=event, ties="efron").risk(fitted, time.max())
 
 

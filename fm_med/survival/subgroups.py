@@ -75,7 +75,9 @@ def subgroup_rows(
     for variable, values in variables.items():
         labels = np.array([_label(value) for value in _plain(values)], dtype=object)
         groups = {label: np.flatnonzero(labels == label) for label in _ordered(labels)}
-        counts = np.array([_persons(event[rows], person[rows]) for rows in groups.values()])
+        counts = np.array(
+            [_persons(event[rows], person[rows]) for rows in groups.values()]
+        ).reshape(-1, 3)
         hidden = _hidden(counts, minimum)
         for (label, rows), (persons, events, _), hide in zip(groups.items(), counts, hidden):
             shown = (None, None, None) if hide else (int(persons), int(events), statistic(rows))
