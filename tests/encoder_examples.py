@@ -11,6 +11,7 @@ from fm_med.ecg.dual_attention import DualAttentionConfig
 from fm_med.ecg.dual_attention_paper import DualAttentionPaperConfig
 from fm_med.ecg.resnet1d import ResNet1dConfig
 from fm_med.ecg.vit1d import ViT1dConfig
+from fm_med.image.spatial_attention import SpatialAttentionConfig
 from fm_med.modalities import MODALITIES
 from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
 from fm_med.rna.gene_attention import GeneAttentionConfig
@@ -29,6 +30,11 @@ def ecg(batch, seed=1):
 def rna(batch, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {"expression": torch.randn(batch, 30, generator=generator)}
+
+
+def image(batch, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {"pixel_values": torch.randn(batch, 3, 16, 24, generator=generator)}
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ EXAMPLES: dict[str, Example] = {
         rna,
         attentive=False,
         without_gradient=("q_proj.weight", "q_proj.bias", "k_proj.weight"),
+    ),
+    "spatial_attention": Example(
+        SpatialAttentionConfig(
+            widths=(8, 16), depths=(1, 1), norm_groups=4, kernel_size=3, dropout=0.0
+        ),
+        image,
+        attentive=False,
     ),
 }
 ENCODERS = {name: model for room in MODALITIES.values() for name, model in room.encoders.items()}

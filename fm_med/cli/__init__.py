@@ -9,12 +9,18 @@ from collections.abc import Sequence
 
 from fm_med.cli.cohort import COHORT_COMMANDS
 from fm_med.cli.command import Command
+from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.matrix import MATRIX_COMMANDS
 from fm_med.cli.text_model import TEXT_COMMANDS
 from fm_med.errors import InputError
 from fm_med.settings import exit_code, parse_settings
 
-COMMANDS: dict[str, Command] = {**COHORT_COMMANDS, **MATRIX_COMMANDS, **TEXT_COMMANDS}
+COMMANDS: dict[str, Command] = {
+    **COHORT_COMMANDS,
+    **IMAGE_COMMANDS,
+    **MATRIX_COMMANDS,
+    **TEXT_COMMANDS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

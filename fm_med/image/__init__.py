@@ -1,0 +1,1 @@
+"""Images: files of many kinds to pixels, processor, augmentation and encoders."""
