@@ -253,21 +253,33 @@ class Run:
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:
-    """Refuse to shard the model: what is trained here fits into one GPU, with its optimiser.
+    """Refuse the ways to shard a model that would break a promise of this package.
 
     DeepSpeed's engine steps inside the backward pass, so a step could be neither checked before it
-    is taken nor saved to resume bit for bit. FSDP2 refuses scalar parameters, which the temperature
-    is, and cannot run the encoder alone, as the evaluation does.
+    is taken nor put together from two passes; FSDP1 has flat parameters; FSDP2's loading on one
+    process leaves the frozen text model empty on the others; its recomputed activations draw
+    another dropout (Accelerate 1.15 does not keep the random state).
 
     Raises:
-        InputError: Accelerate was configured for DeepSpeed or FSDP.
+        InputError: Accelerate was configured for one of these.
     """
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+    kind, advice = accelerator.distributed_type, "use recipes/accelerate/fsdp2.yaml"
+    if kind == DistributedType.DEEPSPEED:
         raise InputError(
-            f"{kind.value} is not supported: use recipes/accelerate/multi_gpu.yaml, and "
-            "--micro_batch_size for a batch that does not fit into memory"
+            f"DEEPSPEED is not supported, as it steps before a step can be checked: {advice}, or "
+            "multi_gpu.yaml where the model fits into one GPU"
         )
+    if kind != DistributedType.FSDP:
+        return
+    plugin = accelerator.state.fsdp_plugin
+    refused = {
+        "fsdp_version 1": plugin.fsdp_version == 1,
+        "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
+        "fsdp_activation_checkpointing": plugin.activation_checkpointing,
+    }
+    for name, asked in refused.items():
+        if asked:
+            raise InputError(f"FSDP with {name} is not supported: {advice} (fsdp_version 2)")
 
 
 def _json_value(value: Any) -> Any:
