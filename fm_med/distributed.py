@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from fm_med.errors import InputError
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accelerator:
@@ -51,8 +52,8 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
 
 
 def prepare(
-    accelerator: Accelerator, model: nn.Module, optimizer: Optimizer
-) -> tuple[nn.Module, Any, nn.Module]:
+    accelerator: Accelerator, model: Model, optimizer: Optimizer
+) -> tuple[nn.Module, Any, Model]:
     """Prepare what is trained for the processes, and keep a model that is not spread over them.
 
     Parts of a sharded model cannot be called by themselves, nor saved by one process. So beside it

@@ -129,6 +129,7 @@ def main(config: Config) -> None:
     set_seed(config.seed, device_specific=True)  # dropout differs between processes
     best_step = fit(config, run, task, train, validation)
     best_weights.load_best(run.checkpoints, step=best_step, module=task.towers)
+    task.towers.to(accelerator.device)  # a sharded run keeps them aside
 
     # ----------------------------------------------------------------------------- Report
     encoded = [report.encode_both(split, task, untrained, accelerator) for split in (train, test)]
@@ -191,7 +192,7 @@ def fit(
     """Train; return the step with the lowest validation loss, whose weights are kept."""
     import torch
 
-    from fm_med import optim
+    from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward
     from fm_med.meter import Meter
 
@@ -202,8 +203,8 @@ def fit(
     )
     rates = config.learning_rate, config.heads_learning_rate
     optimizer = torch.optim.AdamW(task.parameter_groups(*rates, config.weight_decay))
-    model, optimizer = accelerator.prepare(task.towers, optimizer)
-    average = optim.WeightAverage(task.towers, config.ema_decay)
+    model, optimizer, task.towers = distributed.prepare(accelerator, task.towers, optimizer)
+    average = optim.WeightAverage(model, config.ema_decay)
     steps, where = schedule.total_steps, f"on {accelerator.num_processes} process(es)"
     run.say(f"{len(train)} pairs, {batches.batch_size} per step {where}, {steps} steps")
     run.start()
@@ -237,7 +238,7 @@ def fit(
             meter.step(samples=batch.size, loss=loss)
             run.log(step, epoch=batch.epoch, loss=loss, grad_norm=norm, **meter.rates())
             if step % batches.steps_per_epoch == 0:
-                with average.in_place():
+                with average.in_place(), distributed.whole(accelerator, model, task.towers):
                     best = task.evaluate(run, validation, step=step, epoch=batch.epoch, best=best)
             if schedule.ended(step, best["step"]) or step % config.checkpoint_every == 0:
                 run.save(step, best)
