@@ -149,7 +149,9 @@ def fit_cox(  # noqa: PLR0913 - the outcome alone has six parts, as in R's coxph
         known, subjects = known[counted], subjects[counted]
     free, shrunk = Block.of(z, follow_up.weight), Block.of(x, follow_up.weight)
     problem = Problem(free.values, shrunk.values, follow_up, known, ties)
-    strength, scores = _choose(problem, _candidates(penalty, x.shape[1]), subjects)
+    strength, scores = _choose(
+        problem, _candidates(penalty, x.shape[1], int(follow_up.event.sum())), subjects
+    )
     solution = solve(problem, strength)
     for note in solution.notes:
         warnings.warn(note, ConvergenceWarning, stacklevel=2)
@@ -165,9 +167,11 @@ def _column(values: Any, rows: int, name: str) -> np.ndarray:
     return column
 
 
-def _candidates(penalty: float | Sequence[float] | None, columns: int) -> tuple[float, ...]:
+def _candidates(
+    penalty: float | Sequence[float] | None, columns: int, events: int
+) -> tuple[float, ...]:
     if penalty is None:
-        return default_penalties(columns)
+        return default_penalties(columns, events)
     several = isinstance(penalty, (Sequence, np.ndarray))
     candidates = tuple(float(p) for p in penalty) if several else (float(penalty),)  # type: ignore
     if not candidates or not all(p >= 0 for p in candidates):

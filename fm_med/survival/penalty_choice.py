@@ -47,16 +47,18 @@ class Problem:
         return PartialLikelihood.build(design, self.follow_up, ties=self.ties, offset=self.offset)
 
 
-def default_penalties(columns: int) -> tuple[float, ...]:
-    r"""Return ridge strengths from almost none to almost infinite, and infinity.
+def default_penalties(columns: int, events: int) -> tuple[float, ...]:
+    r"""Return ridge strengths from weak to almost infinite in half decades, and infinity.
 
     A ridge :math:`\lambda` says that a column's coefficient has prior variance
     :math:`1/\lambda`, hence all p together explain a variance of :math:`p/\lambda` of the
-    log-hazard: from 100 down to 1/1000, in steps of half a decade.
+    log-hazard: down to 1/1000 of it, and up to 100. With fewer events than columns the upper limit
+    is 1: more was never seen in medicine, and few events select it by chance.
     """
     if not columns:
         return (math.inf,)
-    return (*(columns * 10 ** (power / 2) for power in range(-4, 7)), math.inf)
+    weakest = 0 if events < columns else -4
+    return (*(columns * 10 ** (power / 2) for power in range(weakest, 7)), math.inf)
 
 
 def folds_of(subject_id: np.ndarray, event: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from fm_med.errors import InputError
 from fm_med.survival.cox_fit import ConvergenceWarning, fit_cox
 from fm_med.survival.follow_up import FollowUp
+from fm_med.survival.newton import maximise
 from fm_med.survival.partial_likelihood import PartialLikelihood
-from fm_med.survival.penalty_choice import folds_of
+from fm_med.survival.penalty_choice import default_penalties, folds_of
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_cox.json").read_text())
 
@@ -186,6 +187,13 @@ def test_a_useless_block_is_left_out_and_a_useful_one_kept():
         assert fit.penalty in fit.scores and math.inf in fit.scores
 
 
+def test_weak_penalties_are_tried_only_where_events_outnumber_columns():
+    assert default_penalties(0, 9) == (math.inf,)
+    few, many = default_penalties(100, 30), default_penalties(100, 300)
+    assert min(few) == 100 and min(many) == 1 and math.inf in few and math.inf in many
+    assert set(few) < set(many)
+
+
 def test_subjects_stay_together_and_events_are_spread():
     generator = np.random.default_rng(0)
     subject = generator.integers(0, 90, 300)
@@ -196,6 +204,31 @@ def test_subjects_stay_together_and_events_are_spread():
     assert max(with_event) - min(with_event) <= 1
     sizes = [len(set(subject[fold == k])) for k in range(5)]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_scores_are_what_held_out_rows_add():
+    """By fits of the remaining rows alone, and the likelihood with and without the others."""
+    x, outcome = cohort(rows=90, columns=3)
+    subject = np.arange(90) // 2
+    standard = (x - x.mean(axis=0)) / x.std(axis=0)
+    fit = fit_cox(standard, penalty=[4.0, 50.0], subject_id=subject, **outcome)
+    fold = folds_of(subject, outcome["event"], 10)
+    follow_up = FollowUp.checked(**outcome)
+
+    def likelihood(rows):
+        offset = np.zeros(rows.sum())
+        part = follow_up.rows(rows)
+        return PartialLikelihood.build(standard[rows], part, ties="efron", offset=offset)
+
+    for penalty, score in fit.scores.items():
+        total = 0.0
+        for number in range(10):
+            rest = fold != number
+            at = likelihood(rest)
+            best = maximise(at, np.full(3, penalty)).coefficients
+            total += likelihood(rest | True).log_likelihood(best) - at.log_likelihood(best)
+        assert score == pytest.approx(total, abs=1e-4)
+    assert fit.penalty == max(fit.scores, key=fit.scores.get)
 
 
 def test_separation_is_told_and_finite():
