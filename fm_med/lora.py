@@ -166,7 +166,7 @@ def save_adapter(adapter: Any, folder: Path, *, base: str, base_folder: Path) ->
     with _without_peft_warnings():
         # Without the flag PEFT asks the Hub for the base model's vocabulary.
         adapter.save_pretrained(str(folder), save_embedding_layers=False)
-    values = {"sha256": weights_hash(base_folder)}
+    values = {"sha256": file_hash(base_folder / "model.safetensors")}
     (folder / BASE_FILE).write_text(json.dumps(values, indent=1) + "\n")
 
 
@@ -187,7 +187,7 @@ def load_adapter(encoder: PreTrainedModel, folder: Path, *, base_folder: Path) -
     from peft import PeftModel, get_peft_model_state_dict
 
     stated = json.loads((folder / BASE_FILE).read_text())
-    if stated["sha256"] != weights_hash(base_folder):
+    if stated["sha256"] != file_hash(base_folder / "model.safetensors"):
         raise InputError(f"the adapter in {folder} was trained on other weights than {base_folder}")
     try:
         with _without_peft_warnings():
@@ -206,9 +206,9 @@ def load_adapter(encoder: PreTrainedModel, folder: Path, *, base_folder: Path) -
     return adapter
 
 
-def weights_hash(folder: Path) -> str:
-    """Return the SHA-256 of a model's weights."""
-    with (folder / "model.safetensors").open("rb") as file:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -108,17 +108,18 @@ class Run:
                 "whole: make room and run again with --resume"
             ) from None
 
-    def start(self) -> None:
+    def start(self, *, announce: bool = True) -> None:
         """Write `config.yaml` and `env.json`, start the tracker, tell how many processes there are.
 
         Apart from making the object, so that bad input found in between leaves no folder behind.
         """
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        print(  # by every process, so that a missing one is missed
-            f"process {rank + 1} of {processes} on {platform.node()}: {self.accelerator.device}, "
-            f"precision {self.accelerator.mixed_precision}",
-            flush=True,
-        )
+        if announce:
+            print(  # by every process, so that a missing one is missed
+                f"process {rank + 1} of {processes} on {platform.node()}: "
+                f"{self.accelerator.device}, precision {self.accelerator.mixed_precision}",
+                flush=True,
+            )
         self.accelerator.wait_for_everyone()  # all have looked at the folder before it is filled
         if self.accelerator.is_main_process:
             self._write_start()

@@ -116,6 +116,7 @@ def main(config: Config) -> None:
         encoder_settings=config.encoder_settings,
         processor_settings=config.processor_settings,
     )
+    run.reads(cohort=cohort.fingerprint, encoder=start.key)
     method, why = finetuning.choose_method(config.peft, task, split.train, is_fresh=start.is_fresh)
     cache: FeatureCache | None = {} if method == "none" and not start.is_fresh else None
     job = finetuning.Job(task, coding, method, start.is_fresh, cache)
@@ -185,7 +186,6 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     average = optim.WeightAverage(tuning.predictor, config.ema_decay)
     steps, size = schedule.total_steps, sampler.batch_size
     run.say(f"{len(tuning.train)} rows, {size} per step on {processes} process(es), {steps} steps")
-    run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     step, best = 0, dict[str, Any](step=0, score=float("inf"))
     if config.resume:

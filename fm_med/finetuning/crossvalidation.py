@@ -82,8 +82,7 @@ def cross_validate(
         run.say(f"{fold.name}: {_first_score(folder / fold.name)}")
     per_fold = {fold.name: _read_metrics(folder / fold.name) for fold in folds}
     persons = len(np.unique(examples.subject_id))
-    share = 1 / (settings.folds - 1)
-    metrics = fold_summary(list(per_fold.values()), persons, share)
+    metrics = fold_summary(list(per_fold.values()), persons, repeats=settings.repeats)
     path = run.folder / "out_of_fold.csv"
     if run.accelerator.is_main_process:
         _join_tables(folder, folds, path)
@@ -100,6 +99,7 @@ def _run_fold(
         shutil.rmtree(folder, ignore_errors=True)  # of a fold that was cut while it was written
     run.accelerator.wait_for_everyone()
     child = Run(folder, settings, run.accelerator, resume=begun)
+    child.start(announce=False)
     others = examples.take(fold.train)
     seed = settings.seed + fold.repeat
     keep, held_out = hold_out(

@@ -166,38 +166,35 @@ def prediction_columns(task: Task, prediction: Prediction) -> dict[str, np.ndarr
     return columns
 
 
-def fold_summary(folds: Sequence[Mapping[str, Any]], persons: int, share: float) -> Any:
-    """Average metrics over folds, with the corrected resampled interval.
+def fold_summary(folds: Sequence[Mapping[str, Any]], persons: int, *, repeats: int) -> Any:
+    """Average metrics over folds, with an interval over the persons.
 
-    Folds share their training rows, so the variance over folds is enlarged by test over training
-    size, as Nadeau and Bengio propose.
+    The folds of one repeat hold different persons, so that the errors of their scores add up as
+    independent ones do; repeats judge the same persons again and do not narrow the interval. That
+    the models differ from fold to fold is not part of it.
 
     Args:
-        folds: Content of each fold's metrics: nested dicts with leaves {"value": v, ...}.
+        folds: Metrics of each fold: nested dicts with leaves {"value", "low", "high", "n"}.
         persons: Number of persons, for `n`.
-        share: Test rows over training rows of a fold.
+        repeats: How often each person was held out.
 
     Returns:
         The same nesting with intervals; folds in which a metric is not defined are left out.
-
-    References:
-        Nadeau & Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
     """
-    from scipy.stats import t
-
     first = folds[0]
-    if "value" in first:
-        leaves = [fold["value"] for fold in folds]
-        values = np.array([leaf for leaf in leaves if leaf is not None and np.isfinite(leaf)])
-        number = len(values)
-        if number < 2:
-            value = float(values[0]) if number else np.nan
-            return Interval(value, np.nan, np.nan, persons)
-        error = np.sqrt((1 / number + share) * values.var(ddof=1))
-        reach = float(t.ppf(0.975, number - 1) * error)
-        value = float(values.mean())
-        return Interval(value, value - reach, value + reach, persons, len(leaves) - number)
-    return {name: fold_summary([fold[name] for fold in folds], persons, share) for name in first}
+    if "value" not in first:
+        return {
+            name: fold_summary([fold[name] for fold in folds], persons, repeats=repeats)
+            for name in first
+        }
+    defined = [fold for fold in folds if fold["value"] is not None]
+    value = float(np.mean([fold["value"] for fold in defined])) if defined else np.nan
+    widths = [fold["high"] - fold["low"] for fold in defined if fold["low"] is not None]
+    reach = np.nan
+    if 2 * len(widths) > len(folds):
+        per_repeat = max(1.0, len(defined) / repeats)
+        reach = float(np.sqrt(np.square(widths).mean() / per_repeat)) / 2
+    return Interval(value, value - reach, value + reach, persons, len(folds) - len(defined))
 
 
 def summary(title: str, metrics: Mapping[str, Any]) -> str:

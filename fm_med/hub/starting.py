@@ -14,6 +14,7 @@ from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.hub.loading import LoadedModel, load
+from fm_med.lora import file_hash
 from fm_med.modalities import Modality, modality_of
 
 Settings = dict[str, Any]
@@ -60,6 +61,17 @@ class Start:
     def is_fresh(self) -> bool:
         """Whether the encoder starts with random weights."""
         return self.saved is None
+
+    @property
+    def key(self) -> str:
+        """What the encoder's weights depend on: a hash of them, or the name of a new encoder."""
+        if self.saved is None:
+            return self.name
+        files = ("model.safetensors", "adapter_model.safetensors")
+        present = [
+            self.saved.folder / name for name in files if (self.saved.folder / name).is_file()
+        ]
+        return file_hash(present[0])
 
     def adapter_base(self, method: str) -> tuple[str, Path]:
         """Return what an adapter states as its encoder, and where that lies on this machine.
