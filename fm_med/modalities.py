@@ -24,6 +24,8 @@ from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
 from fm_med.image.processor import ImageProcessor
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
 from fm_med.rna.processor import ExpressionProcessor
+from fm_med.tabular.encoders import ENCODERS as TABULAR_ENCODERS
+from fm_med.tabular.processor import TableProcessor
 
 Inputs = dict[str, Tensor]
 
@@ -145,6 +147,7 @@ MODALITIES: dict[str, Modality] = {
             {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
         ),
         Modality("rna", RNA_ENCODERS, ExpressionProcessor),
+        Modality("tabular", TABULAR_ENCODERS, TableProcessor),
     )
 }
 
