@@ -54,7 +54,9 @@ def _leaves(node: Mapping[str, Any] | Interval, name: str) -> dict[str, Any]:
         if leaf["value"] is None:
             leaf["reason"] = "not defined on these rows (a class without members, or too few rows)"
         elif leaf["low"] is None:
-            leaf["reason"] = "no interval: undefined in half of the resamples or more"
+            leaf["reason"] = (
+                "no interval: not computed, or undefined in half of the resamples or more"
+            )
         return leaf
     if isinstance(node, Mapping):
         return {key: _leaves(value, f"{name}.{key}".lstrip(".")) for key, value in node.items()}

@@ -15,7 +15,8 @@ BASELINES = {
     "age_sex": "Age and sex (Cox)",
     "random_encoder": "Untrained encoder (ridge Cox)",
     "measurements": "ECG measurements (ridge Cox)",
-    "all_inputs": "Known truth (simulation)",
+    "clinical": "Clinical covariates (Cox)",
+    "oracle": "Known truth (simulation)",
 }
 SE_TIMES_ROOT_EVENTS = 0.26  # measured in simulations over a wide range of settings
 LINE = tuple[np.ndarray, np.ndarray]

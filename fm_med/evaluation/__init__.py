@@ -1,0 +1,7 @@
+"""Judge a fitted model on rows that it has never seen, beside what it has to beat."""
+
+from fm_med.evaluation.model import FittedModel
+from fm_med.evaluation.result import Evaluation
+from fm_med.evaluation.survival import evaluate_survival
+
+__all__ = ["Evaluation", "FittedModel", "evaluate_survival"]

@@ -1,0 +1,279 @@
+"""Evaluate a risk model: beside simple rivals, in absolute terms, in groups, in single patients."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fm_med.cohort import Cohort
+from fm_med.errors import InputError
+from fm_med.evaluation.baselines import Design, designs
+from fm_med.evaluation.methods import common_methods, software
+from fm_med.evaluation.model import FittedModel, predict
+from fm_med.evaluation.participants import Participants, characteristics, participants
+from fm_med.evaluation.patients import patient_figures
+from fm_med.evaluation.result import Evaluation
+from fm_med.evaluation.survival_plots import (
+    calibration_plots,
+    decision_lines,
+    over_time_lines,
+    risk_groups,
+    subgroups,
+)
+from fm_med.evaluation.survival_scores import (
+    Horizons,
+    Outcome,
+    RiskScore,
+    differences,
+    fit_baseline,
+    gap_closed,
+    per_year,
+    scores,
+    usable_horizons,
+)
+from fm_med.examples import Examples
+from fm_med.report.survival_results import BASELINES, SURVIVAL_FOOTER, SurvivalResults
+from fm_med.report.survival_sections import survival_sections
+from fm_med.tasks import SurvivalTask
+
+TRUTH = "log_hazard_all"  # column of simulated cohorts
+ORACLE = "oracle"
+FEW_EVENTS = 20
+REFERENCE_ROWS = 2000  # training rows on which risk groups are cut
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Everything that was computed.
+
+    Attributes:
+        people: Evaluated and training rows.
+        outcome: Of the evaluated rows.
+        model: The model's predictions.
+        rivals: The baselines'.
+        designs: What the baselines are made of.
+        horizons: At which absolute risks are judged.
+        metrics: Content of ``metrics.json``.
+        p_values: Of the difference in C-index, by baseline.
+        cautions: What the reader must know first.
+    """
+
+    people: Participants
+    outcome: Outcome
+    model: RiskScore
+    rivals: Sequence[RiskScore]
+    designs: Sequence[Design]
+    horizons: Horizons
+    metrics: dict[str, Any]
+    p_values: Mapping[str, float]
+    cautions: Sequence[str]
+
+
+def evaluate_survival(
+    model: FittedModel, cohort: Cohort, *, split: str, years: Sequence[float], event: str
+) -> Evaluation:
+    """Evaluate a risk model on a split of a cohort.
+
+    Args:
+        model: With a task of survival.
+        cohort: Its training split, where there is one, is what baselines are fitted on.
+        split: To evaluate on.
+        years: Horizons of absolute risk.
+        event: What is predicted, in words.
+
+    Raises:
+        InputError: The cohort has no follow-up, or nothing that can be evaluated.
+    """
+    judged = _judge(model, cohort, split, years)
+    results = _results(model, cohort, judged, split=split, event=event)
+    lines = [("C-index, model", judged.metrics["model"]["c_index"])]
+    for name, found in judged.metrics["baselines"].items():
+        lines.append((f"C-index, {BASELINES.get(name, name)}", found["c_index"]))
+    for name, found in judged.metrics["difference"].items():
+        lines.append((f"model minus {BASELINES.get(name, name)}", found["c_index"]))
+    if "oracle_gap_closed" in judged.metrics["model"]:
+        gap = judged.metrics["model"]["oracle_gap_closed"]
+        lines.append(("share of the gap from age and sex to the truth", gap))
+    return Evaluation(
+        title=f"Risk of {event}",
+        subtitle=f"{cohort.card.name}; {len(judged.people.test):,} persons of the split “{split}”",
+        metrics=judged.metrics,
+        sections=survival_sections(results),
+        predictions=_predictions(judged),
+        footer=SURVIVAL_FOOTER,
+        lines=lines,
+        cautions=judged.cautions,
+    )
+
+
+def _judge(model: FittedModel, cohort: Cohort, split: str, years: Sequence[float]) -> _Judged:
+    """Predict, fit the baselines and measure everything."""
+    people = _people(model, cohort, split)
+    targets = people.test.targets
+    outcome = Outcome(targets["time"], targets["event"], people.test.subject_id)
+    if not outcome.event.any():
+        raise InputError(f"{cohort.path}: nobody in the split {split!r} has the event")
+    own = RiskScore("model", predict(model, people.test), model.baseline)
+    unit = model.task.unit if isinstance(model.task, SurvivalTask) else ""
+    horizons = usable_horizons(years, unit, outcome, model.baseline)
+    made = [] if people.train is None else list(designs(model, people.train, people.test))
+    rivals = [fit_baseline(design, people.train) for design in made if people.train is not None]
+    rivals += _truth(people.test)
+    compared = {rival.name: differences(own, rival, outcome, horizons) for rival in rivals}
+    metrics: dict[str, Any] = {
+        "model": scores(own, outcome, horizons),
+        "baselines": {rival.name: scores(rival, outcome, horizons) for rival in rivals},
+        "difference": {name: found for name, (found, _) in compared.items()},
+    }
+    by_name = {rival.name: rival for rival in rivals}
+    if {ORACLE, "age_sex"} <= by_name.keys():
+        metrics["model"]["oracle_gap_closed"] = gap_closed(
+            own, by_name["age_sex"], by_name[ORACLE], outcome
+        )
+    return _Judged(
+        people,
+        outcome,
+        own,
+        rivals,
+        made,
+        horizons,
+        metrics,
+        {name: p for name, (_, p) in compared.items()},
+        _cautions(cohort, people, outcome, horizons, model),
+    )
+
+
+def _people(model: FittedModel, cohort: Cohort, split: str) -> Participants:
+    """Return the rows, their follow-up in the model's unit."""
+    task, card = model.task, cohort.card
+    if not isinstance(task, SurvivalTask):
+        raise TypeError(f"the task {task.name} has no follow-up")
+    if card.time is None or card.event is None or not card.follow_up_unit:
+        raise InputError(f"{cohort.path} has no follow-up: its card names no time, event and unit")
+    task = replace(task, columns=(card.time, card.event))
+    found = participants(cohort, task, model.coding, split=split, one_per_person=True)
+    factor = per_year(task.unit) / per_year(card.follow_up_unit)
+    if factor == 1:
+        return found
+
+    def converted(examples: Examples) -> Examples:
+        return replace(
+            examples, targets={**examples.targets, "time": examples.targets["time"] * factor}
+        )
+
+    train = None if found.train is None else converted(found.train)
+    return Participants(converted(found.test), train, found.flow)
+
+
+def _truth(test: Examples) -> list[RiskScore]:
+    """Return the true log-hazard of simulated persons as a rival."""
+    if TRUTH not in test.cohort.splits[str(test.split[0])].column_names:
+        return []
+    values = test.table([TRUTH]).column(TRUTH).to_numpy()
+    return [RiskScore(ORACLE, values.astype(np.float64), None)]
+
+
+def _cautions(
+    cohort: Cohort,
+    people: Participants,
+    outcome: Outcome,
+    horizons: Horizons,
+    model: FittedModel,
+) -> list[str]:
+    """Return what the reader must know first."""
+    found = []
+    if "simulated" in cohort.card.source.lower():
+        found.append("These patients are simulated: nothing here says anything about real ones.")
+    events = int(outcome.event.sum())
+    if events < FEW_EVENTS:
+        found.append(f"Only {events} events: no number on this page is worth much.")
+    if people.train is None:
+        found.append("The cohort has no training split: there are no baselines to compare with.")
+    if model.baseline is None:
+        found.append("The model has no baseline hazard: it ranks persons, but gives no risks.")
+    return [*found, *horizons.left_out]
+
+
+def _results(
+    model: FittedModel, cohort: Cohort, judged: _Judged, *, split: str, event: str
+) -> SurvivalResults:
+    """Gather what the page shows."""
+    people, outcome, horizons = judged.people, judged.outcome, judged.horizons
+    unit = getattr(model.task, "unit", "")
+    known = {} if people.train is None else {"Training": people.train}
+    groups, log_rank = risk_groups(judged.model, outcome, _reference(model, judged))
+    shown = [judged.model, *(rival for rival in judged.rivals if rival.name != "clinical")]
+    training_events = model.training.get("events")
+    return SurvivalResults(
+        metrics=judged.metrics,
+        event=event,
+        unit=unit,
+        horizons=horizons.names,
+        persons=len(people.test),
+        events=int(outcome.event.sum()),
+        training_events=training_events if isinstance(training_events, int) else None,
+        p_values=judged.p_values,
+        flow=people.flow,
+        characteristics=characteristics({**known, "Evaluated": people.test}, unit=unit),
+        calibration=calibration_plots(judged.model, outcome, horizons),
+        groups=groups,
+        log_rank=log_rank,
+        over_time=over_time_lines(shown, outcome, horizons),
+        decision=decision_lines(judged.model, judged.rivals, outcome, horizons),
+        subgroups=subgroups(judged.model, outcome, people.test),
+        patients=patient_figures(model, people.test, judged.model.log_hazard),
+        methods=[
+            *common_methods(model, cohort, split, judged.designs),
+            *_methods(unit, event, people),
+            software(),
+        ],
+        cautions=judged.cautions,
+    )
+
+
+def _reference(model: FittedModel, judged: _Judged) -> np.ndarray:
+    """Return log-hazards on which risk groups are cut: of training rows, if there are any."""
+    train = judged.people.train
+    if train is None:
+        return judged.model.log_hazard
+    step = max(1, len(train) // REFERENCE_ROWS)
+    return predict(model, train.take(np.arange(0, len(train), step)))
+
+
+def _methods(unit: str, event: str, people: Participants) -> list[tuple[str, str]]:
+    """Return what was done about the outcome and the evaluation."""
+    cut = "training rows" if people.train is not None else "evaluated rows, for want of others"
+    return [
+        (
+            "Outcome",
+            f"Time from the recording to {event} or to the end of follow-up, in {unit}. One "
+            "recording per person, the first of the cohort. Persons without follow-up are left "
+            "out. Death from other causes counts as the end of follow-up.",
+        ),
+        (
+            "Evaluation",
+            "C-index: Harrell’s, analytic interval (infinitesimal jackknife); Uno’s, cut at the "
+            "last horizon; AUROC at a horizon: cumulative/dynamic. All censoring weights by the "
+            "inverse probability of censoring. Other intervals: 1,000 bootstrap samples of "
+            f"persons. Risk groups are cut at thirds of the predictions of {cut}.",
+        ),
+    ]
+
+
+def _predictions(judged: _Judged) -> dict[str, np.ndarray]:
+    """Return the columns of ``predictions.csv``."""
+    test, own = judged.people.test, judged.model
+    columns = {
+        "subject_id": test.subject_id,
+        "record_id": test.record_id,
+        "time": judged.outcome.time,
+        "event": judged.outcome.event,
+        "log_hazard": own.log_hazard,
+    }
+    for suffix, at in judged.horizons.times.items():
+        if own.hazard is not None:
+            low, high = own.hazard.risk_interval(own.log_hazard, at)
+            columns[f"risk_{suffix}"] = own.hazard.risk(own.log_hazard, at)
+            columns |= {f"risk_{suffix}_low": low, f"risk_{suffix}_high": high}
+    return columns | {f"log_hazard_{rival.name}": rival.log_hazard for rival in judged.rivals}
