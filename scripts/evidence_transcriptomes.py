@@ -1,0 +1,207 @@
+"""Subtypes, mutation and survival from gene expression, beside plain baselines. About 30 minutes.
+
+    python scripts/evidence_transcriptomes.py --beataml beataml2_566x469.h5ad --output runs/rna
+
+Runs the recipe with the presets on Beat AML (fusions, NPM1, survival) and on scanpy's own
+pbmc68k_reduced, and fits logistic regression on the recipe's own folds. Each figure is the mean of
+the folds with its 95 % t interval over folds.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from fm_med.cohort import open_cohort
+from fm_med.rna.storage import decode
+from fm_med.sources.matrix import SampleColumns, make_matrix
+
+ROOT = Path(__file__).resolve().parent.parent
+MERGED = {"MLLT3-KMT2A": "KMT2A", "KMT2A_re": "KMT2A"}
+SMALLEST_CLASS = 9
+SPLITS = ["train", "validation", "test"]
+
+
+def main() -> None:
+    """Make the cohorts, run what has not been run yet, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--beataml", type=Path, help="h5ad of Beat AML 2.0")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=["fusions", "npm1", "survival", "pbmc"])
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print("| job | model | accuracy | macro F1 | macro AUROC | C |\n|---|---|---|---|---|---|")
+    for job in arguments.only:
+        cohort = cohort_of(job, arguments.output, arguments.beataml)
+        for preset in ("attention_aml", "attention_aml_paper"):
+            folder = arguments.output / f"{job}-{preset}"
+            run(job, cohort, preset, folder, arguments.repeats)
+            show(job, preset, json.loads((folder / "report" / "metrics.json").read_text()))
+        if job in ("fusions", "pbmc", "npm1"):
+            show_logistic(job, cohort, arguments.output / f"{job}-attention_aml")
+
+
+def cohort_of(job: str, output: Path, beataml: Path | None) -> Path:
+    """Return the cohort of a job, made when it is not there."""
+    if job == "pbmc":
+        folder = output / "cohort-pbmc"
+        if not folder.exists():
+            make_pbmc(output, folder)
+        return folder
+    folder = output / ("cohort-survival" if job == "survival" else "cohort-subtypes")
+    if folder.exists():
+        return folder
+    if beataml is None:
+        sys.exit("error: --beataml names the h5ad that this job needs")
+    described = describe_beataml(beataml, output / "samples.csv")
+    survival = {"time": "days", "event": "dead"} if job == "survival" else {}
+    subtypes = {} if job == "survival" else {"classes": ("fusion",), "labels": ("NPM1",)}
+    columns = SampleColumns(sample="sample", subject="person", age="years", **survival, **subtypes)
+    return make_matrix(
+        beataml,
+        folder,
+        unit="log2_normalised",
+        columns=columns,
+        table=described,
+        follow_up_unit="days",
+    )
+
+
+def describe_beataml(beataml: Path, path: Path) -> Path:
+    """Write the samples' table: fusions of at least nine patients, NPM1, survival, age."""
+    import scanpy
+
+    data = scanpy.read_h5ad(beataml)
+    obs = data.obs
+    fusion = obs["consensusAMLFusions"].astype(object).replace(MERGED)
+    counts = fusion.value_counts()
+    fusion = fusion.where(fusion.isin(counts.index[counts >= SMALLEST_CLASS]))
+    known = obs["vitalStatus"].astype(str) != "Unknown"
+    table = obs[[]].assign(
+        sample=data.obs_names,
+        person=obs["subject_id"],
+        fusion=fusion,
+        NPM1=obs["NPM1"].map({"positive": "yes", "negative": "no"}),
+        days=obs["overallSurvival"].where(known),
+        dead=obs["vitalStatus"].astype(str).map({"Dead": "yes", "Alive": "no"}),
+        years=obs["ageAtDiagnosis"],
+    )
+    table.to_csv(path, index=False)
+    return path
+
+
+def make_pbmc(output: Path, folder: Path) -> None:
+    """Make a cohort of scanpy's 700 blood cells with ten types."""
+    import scanpy
+
+    data = scanpy.datasets.pbmc68k_reduced()
+    file = output / "pbmc68k.h5ad"
+    data.write_h5ad(file)
+    columns = SampleColumns(classes=("bulk_labels",))
+    make_matrix(file, folder, unit="log2_normalised", columns=columns, layer="raw")
+
+
+def run(job: str, cohort: Path, preset: str, folder: Path, repeats: int) -> None:
+    """Run the recipe with a preset, unless it has been run."""
+    if (folder / "report" / "metrics.json").exists():
+        return
+    own = {
+        "fusions": ["--target=fusion"],
+        "pbmc": ["--target=bulk_labels"],
+        "npm1": ["--task=multilabel"],
+        "survival": ["--task=survival", "--clinical", "age"],
+    }[job]
+    command = [sys.executable, str(ROOT / "recipes" / "finetune.py")]
+    command += [f"--config={ROOT / 'recipes' / 'presets' / preset}.yaml", f"--cohort={cohort}"]
+    command += ["--folds=5", f"--repeats={repeats}", "--fold_splits", *SPLITS, *own]
+    log = folder.with_suffix(".log")
+    with log.open("w") as file:
+        done = subprocess.run([*command, f"--output={folder}"], stdout=file, stderr=file)
+    if done.returncode:
+        sys.exit(f"error: the recipe failed, see {log}")
+
+
+def show(job: str, model: str, metrics: dict) -> None:
+    """Print a row of the recipe's cross-validated figures."""
+    found = metrics["cross_validation"]["model"]
+    names = ("accuracy", "macro_f1", "macro_auroc", "c_index")
+    print(f"| {job} | {model} | " + " | ".join(cell(found.get(name)) for name in names) + " |")
+    for name, baseline in metrics["cross_validation"].get("baselines", {}).items():
+        cells = " | ".join(cell(baseline.get(name)) for name in names)
+        print(f"| {job} | {name} alone | {cells} |")
+        gain = metrics["cross_validation"]["difference"][name]
+        print(f"| {job} | difference | " + " | ".join(cell(gain.get(n)) for n in names) + " |")
+
+
+def show_logistic(job: str, cohort_folder: Path, run_folder: Path) -> None:
+    """Fit logistic regression on the folds of a run of the recipe and print its row."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    values, target = everything(open_cohort(cohort_folder), job)
+    folds = defaultdict(set)
+    with (run_folder / "out_of_fold.csv").open() as file:
+        for row in csv.DictReader(file):
+            folds[row["repeat"], row["fold"]].add(row["record_id"])
+    records = {record for fold in folds.values() for record in fold}
+    scores = defaultdict(list)
+    for held_out in folds.values():
+        train = sorted(records - held_out)
+        test = sorted(held_out)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=5000))
+        model.fit(np.stack([values[r] for r in train]), [target[r] for r in train])
+        probability = model.predict_proba(np.stack([values[r] for r in test]))
+        truth = np.array([target[r] for r in test])
+        guess = model.classes_[probability.argmax(1)]
+        scores["accuracy"].append(accuracy_score(truth, guess))
+        scores["macro_f1"].append(f1_score(truth, guess, average="macro"))
+        each = [
+            roc_auc_score(truth == name, probability[:, column])
+            for column, name in enumerate(model.classes_)
+            if 0 < (truth == name).sum() < len(truth)
+        ]
+        scores["macro_auroc"].append(np.mean(each))
+    row = " | ".join(
+        cell(interval(scores[name])) for name in ("accuracy", "macro_f1", "macro_auroc")
+    )
+    print(f"| {job} | logistic regression | {row} | |")
+
+
+def everything(cohort, job: str) -> tuple[dict, dict]:
+    """Return expression and target by record, of all splits."""
+    name = {"fusions": "fusion", "pbmc": "bulk_labels", "npm1": "NPM1"}[job]
+    values, target = {}, {}
+    for split, table in cohort.splits.items():
+        rows = cohort.rows(split, np.arange(table.num_rows))
+        expression, _, _ = decode(rows)
+        for record, row, label in zip(
+            rows["record_id"].to_pylist(), expression, rows[name].to_pylist()
+        ):
+            values[record], target[record] = row, label
+    return values, target
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Return the mean over folds with its t interval."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return {"value": mean, "low": mean - half, "high": mean + half}
+
+
+def cell(found: dict[str, float] | None) -> str:
+    """Write value and interval."""
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if found else ""
+
+
+if __name__ == "__main__":
+    main()
