@@ -114,7 +114,8 @@ def _hidden(counts: np.ndarray, minimum: int) -> np.ndarray:
     if not hidden.any():
         return hidden
     for group in np.argsort(counts[:, 0], kind="stable"):
-        if hidden.sum() > 1 and (counts[hidden].sum(axis=0) >= minimum).all():
+        # One hidden row alone never passes: it is hidden because one of its counts is small.
+        if (counts[hidden].sum(axis=0) >= minimum).all():
             break
         hidden[group] = True
     return hidden
