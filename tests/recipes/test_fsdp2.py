@@ -28,5 +28,5 @@ def test_a_sharded_run_is_the_run_of_one_process(finished, place):
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("loss", "grad_norm", "validation_loss", "mean_pairwise_cosine"):
         one, two = (curve(path, name) for path in (finished.folder, folder))
-        np.testing.assert_allclose(two, one, rtol=1e-2, err_msg=name)
+        np.testing.assert_allclose(two, one, rtol=1e-3, err_msg=name)
     assert fm_med.load(folder / "model").encoder is not None
