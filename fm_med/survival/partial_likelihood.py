@@ -56,6 +56,8 @@ class PartialLikelihood:
         """Return the log partial likelihood and its gradient (columns,)."""
         terms = self._terms(coefficients)
         residual = self.follow_up.event * self.follow_up.weight - terms.expected
+        if not np.isfinite(residual).all():
+            return -np.inf, np.zeros_like(coefficients)  # Underflow: too far to be told how far.
         return terms.log_likelihood, self.design.T @ residual
 
     def information(self, coefficients: np.ndarray) -> np.ndarray:
@@ -83,7 +85,7 @@ def risk_terms(log_hazard: np.ndarray, follow_up: FollowUp, sets: RiskSets) -> R
     hazard = weight * np.exp(shifted)
     tied = sets.dead @ hazard
     denominator = sets.at_risk.sums(hazard)[group] - sets.term_share * tied[group]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         # Where all at risk have underflowed the value is not finite: the step was too long.
         slope = sets.term_weight / denominator
         value = weight[sets.event_row] @ shifted[sets.event_row]

@@ -308,3 +308,10 @@ def test_another_number_of_columns_is_refused():
         fit.log_hazard(x)
     with pytest.raises(InputError, match="features must have 2 columns"):
         fit.log_hazard(x[:, :1], x[:, :1])
+
+
+def test_many_free_columns_that_separate_are_told_without_numerical_warnings():
+    x, outcome = cohort(rows=60, columns=55, effect=0.1)
+    with pytest.warns(ConvergenceWarning, match="separates|standard errors before"):
+        fit = fit_cox(x, penalty=0.0, **outcome)
+    assert np.isfinite(fit.coefficients).all()
