@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 KNOTS = 65
 MOST_BINS = 16
+EDGE_DECIMALS = 4  # a narrower bin would have slopes that blow up rounding
 # A value this many standard deviations out is a fault of the device or a rare disease; beyond,
 # a network extrapolates wildly.
 FARTHEST = 8.0
@@ -62,6 +63,6 @@ class NumericScale:
 
     def bins(self) -> list[float]:
         """Return the scaled edges of at most 16 bins with like numbers of training rows."""
-        edges = np.unique(self.apply(np.quantile(self.knots, np.linspace(0, 1, MOST_BINS + 1))))
-        edges = edges.astype(np.float32)
+        edges = self.apply(np.quantile(self.knots, np.linspace(0, 1, MOST_BINS + 1)))
+        edges = np.unique(edges.round(EDGE_DECIMALS))
         return edges.tolist() if len(edges) > 1 else [-1.0, 1.0]
