@@ -11,6 +11,7 @@ from fm_med.cli.cohort import COHORT_COMMANDS
 from fm_med.cli.command import Command
 from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.matrix import MATRIX_COMMANDS
+from fm_med.cli.predict import PREDICT_COMMANDS
 from fm_med.cli.text_model import TEXT_COMMANDS
 from fm_med.errors import InputError
 from fm_med.settings import exit_code, parse_settings
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     **IMAGE_COMMANDS,
     **MATRIX_COMMANDS,
     **TEXT_COMMANDS,
+    **PREDICT_COMMANDS,
 }
 
 

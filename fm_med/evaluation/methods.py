@@ -1,12 +1,13 @@
 """How a model was made and judged, in sentences for the report."""
 
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
-from fm_med import __version__
 from fm_med.cohort import Cohort
 from fm_med.evaluation.baselines import Design
 from fm_med.evaluation.model import FittedModel
+from fm_med.evaluation.participants import Participants
 
 Topic = tuple[str, str]
 
@@ -44,9 +45,23 @@ def common_methods(
     return topics
 
 
+def cautions(model: FittedModel, cohort: Cohort, people: Participants, split: str) -> list[str]:
+    """Return what the reader must know before any number."""
+    found = []
+    if model.was_fitted_on(cohort, split):
+        found.append(
+            f"The model was trained on the split “{split}”: every number below is too good."
+        )
+    if "simulated" in cohort.card.source.lower():
+        found.append("These patients are simulated: nothing here says anything about real ones.")
+    if people.train is None:
+        found.append("The cohort has no training split: there are no baselines to compare with.")
+    return found
+
+
 def software() -> Topic:
     """Return the version of this package."""
-    return ("Software", f"fm_med {__version__}.")
+    return ("Software", f"fm_med {metadata.version('fm-med')}.")
 
 
 def _predictors(model: FittedModel) -> str:

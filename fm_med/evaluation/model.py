@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fm_med.cohort import Cohort
+from fm_med.errors import InputError
 from fm_med.examples import Covariate, Examples
 from fm_med.heads import PredictionHead
+from fm_med.modalities import modality_of
 from fm_med.predictor import Predictor
 from fm_med.survival.baseline import BaselineHazard
 from fm_med.tasks import Task
@@ -50,6 +53,24 @@ class FittedModel:
     def predictor(self) -> Predictor:
         """Encoder and head as one module, in evaluation mode."""
         return Predictor(self.encoder, self.head).eval()
+
+    def refuse_other_input(self, cohort: Cohort) -> None:
+        """Refuse a cohort of another modality than the model's.
+
+        Raises:
+            InputError: The cohort holds something else than the processor reads.
+        """
+        wanted = modality_of(cohort.card.modality)
+        if not isinstance(self.processor, wanted.processor):
+            raise InputError(
+                f"{cohort.path} holds {wanted.name}, but the model was trained on what "
+                f"{type(self.processor).__name__} reads"
+            )
+
+    def was_fitted_on(self, cohort: Cohort, split: str) -> bool:
+        """Whether the rows of a split were among those of the training, as far as known."""
+        same = self.training.get("fingerprint") == cohort.fingerprint
+        return same and split in self.training.get("fitted_on", ())
 
     def inputs(self, examples: Examples, rows: np.ndarray) -> dict[str, Tensor]:
         """Return the predictor's input of some rows, covariates included."""

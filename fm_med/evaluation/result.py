@@ -9,9 +9,23 @@ from typing import Any
 import numpy as np
 
 from fm_med.atomic import atomic_file
+from fm_med.errors import InputError
 from fm_med.metrics import Interval
 from fm_med.report import Section, write_metrics, write_report
 from fm_med.report.page import FOOTER
+
+
+def free_report_folder(folder: Path) -> Path:
+    """Return the folder if it holds no report yet; the report of a training run is no such.
+
+    Raises:
+        InputError: It is a file, or has a ``report.html``.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder")
+    if (folder / "report.html").exists():
+        raise InputError(f"{folder} holds a report already; give another --output")
+    return folder
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,15 @@ class Evaluation:
     cautions: Sequence[str] = ()
 
     def write(self, folder: Path) -> None:
-        """Write ``report.html``, ``metrics.json`` and ``predictions.csv`` to a folder."""
+        """Write ``report.html``, ``metrics.json`` and ``predictions.csv`` to a folder.
+
+        What a training run has left there under the same names is kept with ``training_`` before
+        its name.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.json", "predictions.csv"):
+            if (folder / name).is_file():
+                (folder / name).replace(folder / f"training_{name}")
         write_metrics(folder / "metrics.json", self.metrics)
         write_table(folder / "predictions.csv", self.predictions)
         write_report(

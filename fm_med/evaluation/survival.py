@@ -9,7 +9,7 @@ import numpy as np
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.evaluation.baselines import Design, designs
-from fm_med.evaluation.methods import common_methods, software
+from fm_med.evaluation.methods import cautions, common_methods, software
 from fm_med.evaluation.model import FittedModel, predict
 from fm_med.evaluation.participants import Participants, characteristics, participants
 from fm_med.evaluation.patients import patient_figures
@@ -140,7 +140,7 @@ def _judge(model: FittedModel, cohort: Cohort, split: str, years: Sequence[float
         horizons,
         metrics,
         {name: p for name, (_, p) in compared.items()},
-        _cautions(cohort, people, outcome, horizons, model),
+        [*cautions(model, cohort, people, split), *_few(outcome, model), *horizons.left_out],
     )
 
 
@@ -174,25 +174,15 @@ def _truth(test: Examples) -> list[RiskScore]:
     return [RiskScore(ORACLE, values.astype(np.float64), None)]
 
 
-def _cautions(
-    cohort: Cohort,
-    people: Participants,
-    outcome: Outcome,
-    horizons: Horizons,
-    model: FittedModel,
-) -> list[str]:
-    """Return what the reader must know first."""
+def _few(outcome: Outcome, model: FittedModel) -> list[str]:
+    """Return what the number of events and the model do not allow."""
     found = []
-    if "simulated" in cohort.card.source.lower():
-        found.append("These patients are simulated: nothing here says anything about real ones.")
     events = int(outcome.event.sum())
     if events < FEW_EVENTS:
         found.append(f"Only {events} events: no number on this page is worth much.")
-    if people.train is None:
-        found.append("The cohort has no training split: there are no baselines to compare with.")
     if model.baseline is None:
         found.append("The model has no baseline hazard: it ranks persons, but gives no risks.")
-    return [*found, *horizons.left_out]
+    return found
 
 
 def _results(

@@ -21,7 +21,7 @@ from fm_med.report.tripod import checklist
 
 TITLES = {
     "macro_auroc": "Macro AUROC",
-    "macro_average_precision": "Macro average precision",
+    "average_precision": "Mean average precision",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
@@ -35,7 +35,7 @@ RIVALS = {
     "age_sex": "Age and sex (logistic)",
     "random_encoder": "Untrained encoder (logistic)",
     "measurements": "ECG measurements (logistic)",
-    "prevalence": "Most frequent answer",
+    "clinical": "Clinical covariates (logistic)",
 }
 MEANINGS = {
     "macro_auroc": "Chance that a recording with a label scores above one without; mean of labels.",

@@ -182,13 +182,13 @@ def subgroups(results: SurvivalResults) -> Section | None:
     """Return the model in subgroups."""
     if not results.subgroups:
         return None
-    few = "fewer than 10"
+    hidden = "not shown"
     rows = [
         (
             group.name,
-            few if group.persons is None else f"{group.persons:,}",
-            few if group.events is None else f"{group.events:,}",
-            "not shown" if group.c_index is None else cell(group.c_index),
+            hidden if group.persons is None else f"{group.persons:,}",
+            hidden if group.events is None else f"{group.events:,}",
+            hidden if group.c_index is None else cell(group.c_index),
         )
         for group in results.subgroups
     ]
@@ -198,8 +198,9 @@ def subgroups(results: SurvivalResults) -> Section | None:
             ("", "Persons", "Events", "C-index"),
             rows,
             "The model in subgroups.",
-            "Cells of fewer than 10 persons or events are not shown, to protect persons and "
-            "because nothing could be concluded from them.",
+            "Groups of fewer than 10 persons with or without the event are not shown, to protect "
+            "persons and because nothing could be concluded from them; neither are groups from "
+            "which their numbers could be worked out.",
         )
     ]
     if shown:

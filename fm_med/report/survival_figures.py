@@ -17,6 +17,7 @@ ROUND_STEPS = {
     "months": (1, 2, 3, 6, 12, 24, 60, 120, 240),
     "days": (1, 2, 7, 14, 30, 90, 180, 365, 730, 1825, 3650),
 }
+FEWEST = 10  # smaller numbers at risk are not told
 _LINE = 0.17  # inches of one row of numbers at risk
 
 
@@ -172,7 +173,8 @@ def _numbers_at_risk(axes: Any, groups: Sequence[RiskGroup], ticks: np.ndarray) 
         for tick in ticks:
             count = int((group.follow_up >= tick).sum())
             place = "left" if tick == 0 else "center"
-            axes.text(tick, row, f"{count:,}", ha=place, va="center", fontsize=8, color=INK)
+            text = f"{count:,}" if count >= FEWEST else f"<{FEWEST}"
+            axes.text(tick, row, text, ha=place, va="center", fontsize=8, color=INK)
 
 
 def lines_figure(
@@ -204,7 +206,7 @@ def lines_figure(
         axes.margins(x=0.02)
         for axis in percent:
             _percent(getattr(axes, f"{axis}axis"))
-        figure.legend(loc="outside upper left", ncols=4 if wide else 2, handlelength=2.4)
+        figure.legend(loc="outside upper left", ncols=3 if wide else 2, handlelength=2.4)
         return Figure([Panel(to_svg(figure), alt)], caption, wide=wide)
 
 

@@ -59,24 +59,27 @@ def _calibration(results: SurvivalResults) -> Section | None:
         "calibration_slope": "Slope",
         "ici": "Mean gap (ICI)",
         "brier": "Brier score",
-        "scaled_brier": "Scaled Brier score",
     }
     rows = []
     for suffix, name in results.horizons.items():
         cells = [cell(model.get(f"{kind}_at_{suffix}")) for kind in kinds]
         if any(cells):
-            rows.append((name, *cells))
+            rows.append((name, *cells, ""))
+    if rows and "ibs" in model:
+        overall = (cell(model.get("calibration_slope")), "", cell(model["ibs"]))
+        rows.append(("all times until then", "", *overall, cell(model.get("scaled_brier"))))
     content: list[Any] = [calibration_figure(results.calibration)]
     if rows:
         content.append(
             Table(
-                ("Horizon", *kinds.values()),
+                ("Horizon", *kinds.values(), "Scaled Brier score"),
                 rows,
                 "Calibration and overall accuracy.",
                 "Observed / expected: 1 is ideal, below 1 the risks are too high. Slope: 1 is "
                 "ideal, below 1 they are too extreme. ICI: mean gap between predicted and "
-                "(smoothed) observed risk. Scaled Brier score: share of the Brier score of a model "
-                "without predictors that is gained; 0 is none, 1 is all.",
+                "(smoothed) observed risk. Brier score: mean squared error of the risk. Scaled "
+                "Brier score: the share of the error of a model without predictors that is "
+                "avoided; 0 is none, 1 is all.",
             )
         )
     return Section("Can the risks be believed?", "", content)
