@@ -73,7 +73,8 @@ class StratifiedSampler:
 
     Args:
         strata: (rows,) int, the stratum of each row.
-        batch_size: Rows of one global batch, over all processes together; at least as many.
+        batch_size: Rows of one global batch, over all processes together; not more, but for
+            `scarce`.
         seed: Seed of every epoch.
         scarce: A stratum of which every batch holds two rows, if the split has them: batches are
             made larger for it.
@@ -99,7 +100,7 @@ class StratifiedSampler:
         if self.batch_size < 1:
             raise InputError(f"the batch size must be at least 1, not {self.batch_size}")
         self._members = [np.flatnonzero(self.strata == kind) for kind in np.unique(self.strata)]
-        steps = max(1, rows // self.batch_size)
+        steps = -(-rows // self.batch_size)
         if self.scarce is not None:
             steps = max(1, min(steps, int((self.strata == self.scarce).sum()) // 2))
         self.steps_per_epoch = steps

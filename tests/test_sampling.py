@@ -86,7 +86,8 @@ def test_every_batch_holds_the_strata_in_their_proportion(kinds, batch_size, see
     batches = epoch_of(sampler, epoch)
     assert sorted(np.concatenate(batches)) == list(range(len(strata)))
     sizes = [len(batch) for batch in batches]
-    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= min(batch_size, len(strata))
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) <= batch_size
+    assert len(batches) == -(-len(strata) // batch_size)
     for kind in np.unique(strata):
         counts = [int((strata[batch] == kind).sum()) for batch in batches]
         assert max(counts) - min(counts) <= 1

@@ -1,11 +1,14 @@
 """Where training starts: a new encoder by its name, or a saved one."""
 
 import copy
+import dataclasses
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from fm_med.cohort import CohortCard
@@ -109,13 +112,27 @@ class Start:
         rows = np.arange(len(train) if getattr(kind, "fits_rows", True) else 0)
         table = train.table(rows=rows) if len(rows) else None
         processor = kind.for_cohort(train.cohort.card, table, **self.processor_settings)
-        encoder = self.modality.encoders[self.name]
         settings = {**processor.encoder_settings(), **self.encoder_settings}
-        try:
-            return encoder(encoder.config_class(**settings)), processor
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.name} cannot be built: {reason}") from error
+        return _new_encoder(self.name, self.modality.encoders[self.name], settings), processor
+
+
+def _new_encoder(name: str, kind: type[PreTrainedModel], settings: Settings) -> PreTrainedModel:
+    """Build an encoder of random weights; a config of transformers takes any misspelt field.
+
+    Raises:
+        InputError: A setting is unknown or impossible.
+    """
+    known = {field.name for field in dataclasses.fields(kind.config_class)}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"{name} has no setting {unknown[0]!r}{meant}")
+    try:
+        return kind(kind.config_class(**settings))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} cannot be built: {reason}") from error
 
 
 def start_from(

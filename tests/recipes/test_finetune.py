@@ -84,7 +84,7 @@ def test_a_run_says_what_it_did_and_leaves_its_files(risk, followed):
         for node in (group["baselines"], group["difference"]):
             assert {"value", "low", "high", "n"} <= set(node["clinical"]["c_index"])
     assert yaml.safe_load((folder / "config.yaml").read_text())["folds"] == 2
-    assert len(curve(folder)) == 2 * (cohort.splits["train"].num_rows // 32)
+    assert len(curve(folder)) == 2 * -(-cohort.splits["train"].num_rows // 32)
 
 
 def test_predictions_of_the_folds_are_of_every_row_once(risk, followed):
@@ -331,7 +331,9 @@ REFUSED = {
     "covariate": (("--clinical", "bmi"), "no column 'bmi'"),
     "text covariate": (("--clinical", "report"), "expected female, male or null"),
     "encoder": (("--encoder", "nobody/absent"), "no model that the Hub can give"),
-    "setting": ((*FRESH[:2], "--encoder_settings", '{"widhts": [8]}'), "cannot be built"),
+    "setting": ((*FRESH[:2], "--encoder_settings", '{"widhts": [8]}'), "no setting 'widhts'"),
+    "value": ((*FRESH[:2], "--encoder_settings", '{"widths": "wide"}'), "cannot be built"),
+    "sizes": ((*FRESH[:2], "--encoder_settings", '{"widths": [8]}'), "cannot be built"),
     "processor": (("--processor_settings", '{"rate": 1}'), "no setting 'rate'"),
     "rate": (("--processor_settings", '{"sampling_rate": 500, "low_pass": 100}'), "too slow"),
     "score": ((*FRESH, "--select_on", "auroc"), "the task survival has validation_loss, c_index"),
