@@ -169,23 +169,22 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     from fm_med.meter import Meter
     from fm_med.sampling import refuse_batch, share
 
+    tuning.refuse_validation()
     accelerator = run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
-    tuning.refuse_validation()
-    wanted = config.per_device_batch_size * processes
-    sampler = tuning.sampler(wanted, balanced=config.imbalance == "sampler")
+    size = config.per_device_batch_size * processes
+    sampler = tuning.sampler(size, balanced=config.imbalance == "sampler")
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     if processes > 1 or config.micro_batch_size is not None:
         refuse_batch_norm(tuning.predictor.train())
-    schedule = optim.Schedule(
-        sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
-    )
-    rates = config.learning_rate, config.head_learning_rate
-    optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates, config.weight_decay))
+    plan = sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
+    schedule = optim.Schedule(*plan)
+    rates = config.learning_rate, config.head_learning_rate, config.weight_decay
+    optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
     model, optimizer = accelerator.prepare(tuning.predictor, optimizer)
     average = optim.WeightAverage(tuning.predictor, config.ema_decay)
-    steps, size = schedule.total_steps, sampler.batch_size
-    run.say(f"{len(tuning.train)} rows, {size} per step on {processes} process(es), {steps} steps")
+    steps, rows = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
+    run.say(f"{rows} on {processes} process(es), {steps} steps")
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     step, best = 0, dict[str, Any](step=0, score=float("inf"))
     if config.resume:

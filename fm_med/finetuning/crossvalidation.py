@@ -77,7 +77,7 @@ def cross_validate(
     folder = run.folder / "folds"
     for fold in folds:
         if not (folder / fold.name / "metrics.json").is_file():
-            _run_fold(settings, run, task, examples, fit, fold)
+            _run_fold(settings, run, task, examples, fit=fit, fold=fold)
         run.accelerator.wait_for_everyone()
         run.say(f"{fold.name}: {_first_score(folder / fold.name)}")
     per_fold = {fold.name: _read_metrics(folder / fold.name) for fold in folds}
@@ -90,7 +90,7 @@ def cross_validate(
 
 
 def _run_fold(
-    settings: Settings, run: Run, task: Task, examples: Examples, fit: Fit, fold: Fold
+    settings: Settings, run: Run, task: Task, examples: Examples, *, fit: Fit, fold: Fold
 ) -> None:
     """Fit one fold in its own folder and write what it predicts; the metrics come last."""
     folder = run.folder / "folds" / fold.name
