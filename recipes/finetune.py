@@ -183,8 +183,8 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
     model, optimizer = accelerator.prepare(tuning.predictor, optimizer)
     average = optim.WeightAverage(tuning.predictor, config.ema_decay)
-    steps, rows = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
-    run.say(f"{rows} on {processes} process(es), {steps} steps")
+    steps, data = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
+    run.say(f"{data} on {processes} process(es), {steps} steps")
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     step, best = 0, dict[str, Any](step=0, score=float("inf"))
     if config.resume:
