@@ -11,6 +11,7 @@ from fm_med.ecg.dual_attention import DualAttentionConfig
 from fm_med.ecg.dual_attention_paper import DualAttentionPaperConfig
 from fm_med.ecg.resnet1d import ResNet1dConfig
 from fm_med.ecg.vit1d import ViT1dConfig
+from fm_med.image.hub_backbone import HubBackboneConfig
 from fm_med.image.spatial_attention import SpatialAttentionConfig
 from fm_med.modalities import MODALITIES
 from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
@@ -82,6 +83,20 @@ EXAMPLES: dict[str, Example] = {
         rna,
         attentive=False,
         without_gradient=("q_proj.weight", "q_proj.bias", "k_proj.weight"),
+    ),
+    "hub_backbone": Example(
+        HubBackboneConfig(
+            backbone={
+                "model_type": "resnet",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16],
+                "depths": [1, 1],
+                "layer_type": "basic",
+            },
+            norms="frozen",
+        ),
+        image,
+        attentive=False,
     ),
     "spatial_attention": Example(
         SpatialAttentionConfig(
