@@ -110,7 +110,8 @@ def _run_fold(
     if run.accelerator.is_main_process:
         write_table(folder / "predictions.csv", prediction_columns(task, prediction))
         write_metrics(folder / "metrics.json", split_metrics(task, prediction))
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for name in ("checkpoints", "adapter"):  # of use to the final fit only
+            shutil.rmtree(folder / name, ignore_errors=True)
     run.accelerator.wait_for_everyone()
     run.accelerator.free_memory()
 

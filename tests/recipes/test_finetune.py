@@ -208,6 +208,21 @@ def test_an_unfinished_fold_is_fitted_again_and_the_others_are_read(place, risk)
     assert metrics(folder) == metrics(risk[0])
 
 
+def test_a_run_that_was_cut_goes_on_to_the_same_bits(place, risk, followed):
+    argv = ("--cohort", followed, "--clinical", "age", "--encoder", risk[0] / "model", *SHORT)
+    argv = (*argv, "--peft", "lora", "--dropout", 0.3, "--checkpoint_every", 3)
+    argv = (*argv, "--keep_checkpoints", 9)
+    whole, cut = place / "whole", place / "cut"
+    assert launch("finetune", *argv, "--output", whole) == 0
+    shutil.copytree(whole, cut)
+    for name in ("model", "report", "checkpoints/step-000006", "checkpoints/step-000008"):
+        shutil.rmtree(cut / name)
+    assert launch("finetune", *argv, "--output", cut, "--resume") == 0
+    for name in ("model/model.safetensors", "model/head/model.safetensors", "model/task.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    np.testing.assert_array_equal(curve(cut), curve(whole))
+
+
 def test_two_processes_have_the_loss_curve_of_one(place, risk):
     folder = place / "two"
     torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc_per_node", 2, RECIPE]
@@ -259,11 +274,15 @@ def test_the_other_tasks_run_through_the_same_recipe(task, method, place, follow
         assert set(model.details["thresholds"]) == {"AFIB", "LBBB", "LVH"}
 
 
-def test_the_published_protocol_runs_from_its_preset(place, followed):
+PUBLISHED = ("--encoder", "dual_attention_paper", "--encoder_settings", '{"samples": 96}')
+
+
+@pytest.mark.parametrize("network", [FRESH, PUBLISHED], ids=["corrected", "literal"])
+def test_the_published_protocol_runs_from_its_preset(network, followed, tmp_path):
     preset = REPOSITORY / "recipes" / "presets" / "chen2024.yaml"
-    folder = place / "chen"
+    folder = tmp_path / "chen"
     short = ("--repeats", 1, "--num_epochs", 1, "--per_device_batch_size", 48)
-    argv = ("--config", preset, "--cohort", followed, *FRESH, *short, "--output", folder)
+    argv = ("--config", preset, "--cohort", followed, *network, *short, "--output", folder)
     assert launch("finetune", *argv) == 0
     assert set(metrics(folder)) >= {"model", "cross_validation"}
     config = yaml.safe_load((folder / "config.yaml").read_text())
