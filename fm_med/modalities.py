@@ -8,6 +8,7 @@ read) and `encoder_settings()`, what a new encoder's config takes from the data.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from fm_med.errors import InputError
 from fm_med.image.augment import ImageAugmentation
 from fm_med.image.augment import augment as augment_images
 from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
+from fm_med.image.hub_backbone import FAMILIES as VISION_FAMILIES
+from fm_med.image.hub_backbone import adopt as adopt_backbone
 from fm_med.image.processor import ImageProcessor
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
 from fm_med.rna.processor import ExpressionProcessor
@@ -28,6 +31,8 @@ from fm_med.tabular.encoders import ENCODERS as TABULAR_ENCODERS
 from fm_med.tabular.processor import TableProcessor
 
 Inputs = dict[str, Tensor]
+# From a foreign checkpoint's folder, fields of the encoder's config, and of the processor.
+Adopt = Callable[[Path, Mapping[str, Any], Mapping[str, Any]], tuple[PreTrainedModel, Any]]
 
 
 class Augment(Protocol):
@@ -57,6 +62,8 @@ class Modality:
             another one is asked for.
         decoder: Makes a network that rebuilds the input from the encoder's last hidden state.
         mask_name: The encoder's input that tells which channels are there.
+        adopts: By the model type of a foreign checkpoint, what makes an encoder and a processor
+            of it.
     """
 
     name: str
@@ -65,6 +72,7 @@ class Modality:
     augmentations: Mapping[str, Callable[[Any], Augment]] = field(default_factory=dict)
     decoder: Callable[[Any, Any], nn.Module] | None = None
     mask_name: str | None = None
+    adopts: Mapping[str, Adopt] = field(default_factory=dict)
 
     def augmentation(self, name: str, processor: Any) -> Augment | None:
         """Return an augmentation; None for "none", and for "default" where the room has none.
@@ -145,6 +153,7 @@ MODALITIES: dict[str, Modality] = {
             IMAGE_ENCODERS,
             ImageProcessor,
             {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
+            adopts=dict.fromkeys(VISION_FAMILIES, adopt_backbone),
         ),
         Modality("rna", RNA_ENCODERS, ExpressionProcessor),
         Modality("tabular", TABULAR_ENCODERS, TableProcessor),

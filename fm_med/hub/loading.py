@@ -129,7 +129,8 @@ def load(
 
     Args:
         name_or_path: A run's `model` folder, the adapter alone (its encoder is then looked up under
-            the name that it states), or `organisation/name` on the Hub.
+            the name that it states), or `organisation/name` on the Hub; also a foreign checkpoint
+            that a modality adopts.
         revision: Branch, tag or commit on the Hub.
         device: Where to put the encoder.
 
@@ -139,6 +140,10 @@ def load(
     folder = local_folder(name_or_path, revision=revision)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return _load_adapted(folder, device)
+    adopted = adopt(folder, {}, {})
+    if adopted is not None:
+        adopted.encoder.to(device)
+        return adopted
     for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a model of fm_med: it has no {name}")
@@ -151,6 +156,32 @@ def load(
         alignment = _whole(AlignmentHeads, folder / "alignment").to(device).eval()
     processor = AutoFeatureExtractor.from_pretrained(folder)
     return _with_head(LoadedModel(encoder, processor, alignment, folder), device)
+
+
+def adopt(
+    folder: Path, encoder_settings: Mapping[str, Any], processor_settings: Mapping[str, Any]
+) -> LoadedModel | None:
+    """Take a foreign checkpoint, such as a vision model of transformers, as an encoder.
+
+    Args:
+        folder: Of the checkpoint.
+        encoder_settings: Fields of the config of the encoder that it becomes a part of.
+        processor_settings: Of the processor, instead of those that the checkpoint states.
+
+    Returns:
+        The encoder; None for a model of fm_med, or of a type that no modality adopts.
+
+    Raises:
+        InputError: The checkpoint is not whole, or a setting is unknown.
+    """
+    path = folder / "config.json"
+    model_type = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    for modality in MODALITIES.values():
+        if model_type in modality.adopts:
+            make = modality.adopts[str(model_type)]
+            encoder, processor = make(folder, encoder_settings, processor_settings)
+            return LoadedModel(encoder, processor, None, folder)
+    return None
 
 
 def _load_adapted(folder: Path, device: str) -> LoadedModel:

@@ -16,7 +16,7 @@ from fm_med.ecg.encoders import ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
 from fm_med.examples import Examples
-from fm_med.hub.loading import LoadedModel, load
+from fm_med.hub.loading import LoadedModel, adopt, load, local_folder
 from fm_med.lora import file_hash
 from fm_med.modalities import Modality, modality_of
 
@@ -92,6 +92,11 @@ class Start:
                 f"--save_adapter needs a saved encoder: {self.name} starts with random weights, "
                 "which are kept nowhere"
             )
+        if self.encoder_settings or self.processor_settings:
+            raise InputError(
+                f"--save_adapter: the settings given for {self.name} belong to no encoder that is "
+                "saved anywhere; leave them out, or keep the whole model"
+            )
         if not (self.saved.folder / "model.safetensors").is_file():
             raise InputError(f"--save_adapter: {self.name} is itself an adapter; use its encoder")
         is_folder = Path(self.name).is_dir()
@@ -146,10 +151,12 @@ def start_from(
 
     Args:
         name: A name of the modality's encoders starts from scratch; a folder or Hub id continues a
-            saved encoder, with its own processor. None takes the modality's first encoder.
+            saved encoder, with its own processor, or a foreign checkpoint that the modality adopts
+            (for images any of several kinds of vision models). None takes the modality's first
+            encoder.
         card: Of the cohort.
-        encoder_settings: Fields of a new encoder's config.
-        processor_settings: Of a new encoder's processor.
+        encoder_settings: Fields of a new encoder's config, or of that around a foreign checkpoint.
+        processor_settings: Of a new encoder's processor, or instead of a foreign checkpoint's.
 
     Raises:
         InputError: No such encoder, one of another modality, or settings for a saved one.
@@ -159,16 +166,17 @@ def start_from(
     encoder_settings, processor_settings = encoder_settings or {}, processor_settings or {}
     if name in modality.encoders:
         return Start(modality, name, None, encoder_settings, processor_settings)
-    saved = load(name)
+    adopted = adopt(local_folder(name), encoder_settings, processor_settings)
+    saved = adopted or load(name)
     if not isinstance(saved.processor, modality.processor):
         raise InputError(
             f"{name} was trained on what {type(saved.processor).__name__} reads, but the cohort "
             f"holds {modality.name}"
         )
     for settings in (encoder_settings, processor_settings):
-        if settings:
+        if settings and adopted is None:
             raise InputError(
                 f"{name} is a saved encoder and keeps its own settings; {next(iter(settings))!r} "
                 "cannot be changed"
             )
-    return Start(modality, name, saved, {}, {})
+    return Start(modality, name, saved, encoder_settings, processor_settings)

@@ -20,6 +20,7 @@ class SpatialAttentionConfig(PreTrainedConfig):
     Args:
         widths: Channels of each stage; each stage but the first halves height and width.
         depths: Residual blocks of each stage.
+        stem_stride: Of the first convolution; 2 sees twice the resolution at the same cost.
         norm_groups: Groups of each GroupNorm.
         attention: Blocks weigh places; False for a plain residual network of the same size.
         kernel_size: Of the convolution that makes the weights.
@@ -32,6 +33,7 @@ class SpatialAttentionConfig(PreTrainedConfig):
 
     widths: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    stem_stride: int = 1
     norm_groups: int = 8
     attention: bool = True
     kernel_size: int = 7
@@ -127,7 +129,9 @@ class SpatialAttentionModel(PreTrainedModel):
     def __init__(self, config: SpatialAttentionConfig) -> None:
         super().__init__(config)
         first = config.widths[0]
-        self.stem = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        stride = config.stem_stride
+        size = 2 * stride + 1
+        self.stem = nn.Conv2d(3, first, size, stride=stride, padding=stride, bias=False)
         self.stem_norm = nn.GroupNorm(config.norm_groups, first)
         before = (first, *config.widths[:-1])
         self.stages = nn.ModuleList(
@@ -170,7 +174,7 @@ class SpatialAttentionModel(PreTrainedModel):
             InputError: Not three channels, or an image too small.
         """
         config = self.config
-        smallest = 2 ** (len(config.widths) - 1)
+        smallest = config.stem_stride * 2 ** (len(config.widths) - 1)
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < smallest:
             raise InputError(
