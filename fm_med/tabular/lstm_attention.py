@@ -24,6 +24,8 @@ class LstmAttentionConfig(TableConfig):
         num_heads: Attention heads.
         mlp_ratio: Channels inside the perceptrons, in units of `hidden_size`.
         dropout: Of a visit's cells' sum and in the blocks.
+        history_scale: Of the pooled output's first half in the beginning. Small, so that a new
+            encoder is nearly linear and LSTM and attention grow where they help.
     """
 
     model_type = "fm_med_lstm_attention"
@@ -33,6 +35,7 @@ class LstmAttentionConfig(TableConfig):
     num_heads: int = 4
     mlp_ratio: int = 2
     dropout: float = 0.1
+    history_scale: float = 0.1
 
     @property
     def pooled_size(self) -> int:
@@ -85,12 +88,15 @@ class LstmAttentionModel(PreTrainedModel):
             for _ in range(config.num_layers)
         )
         self.norm2 = nn.LayerNorm(width)
+        self.history = ChannelScale(width, config.history_scale)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what a checkpoint may lack."""
         if isinstance(module, LevelEmbedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        elif isinstance(module, ChannelScale):
+            init.constant_(module.weight, self.config.history_scale)
         elif isinstance(module, nn.LSTM):
             initialise_lstm(module)
         elif not initialise(module):
@@ -146,10 +152,26 @@ class LstmAttentionModel(PreTrainedModel):
         x = self.norm2(x).masked_fill(~cells.mask[..., None], 0.0)
         return BaseModelOutputWithPooling(
             last_hidden_state=x,
-            pooler_output=torch.cat([cells.last(x), latest], -1),
+            pooler_output=torch.cat([self.history(cells.last(x)), latest], -1),
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+
+class ChannelScale(nn.Module):
+    """Multiply each channel by a learnt factor.
+
+    Shape:
+        - x: (..., width), the same out.
+    """
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale."""
+        return x * self.weight
 
 
 def time_gaps(cells: Cells) -> Tensor:
