@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from fm_med.cli.cohort import COHORT_COMMANDS
 from fm_med.cli.command import Command
+from fm_med.cli.doctor import DOCTOR_COMMANDS
+from fm_med.cli.hub import HUB_COMMANDS
 from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.matrix import MATRIX_COMMANDS
 from fm_med.cli.predict import PREDICT_COMMANDS
@@ -21,6 +23,8 @@ COMMANDS: dict[str, Command] = {
     **IMAGE_COMMANDS,
     **MATRIX_COMMANDS,
     **TEXT_COMMANDS,
+    **HUB_COMMANDS,
+    **DOCTOR_COMMANDS,
     **PREDICT_COMMANDS,
 }
 

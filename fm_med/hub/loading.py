@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
@@ -20,8 +18,10 @@ from fm_med.alignment import AlignmentHeads
 from fm_med.errors import InputError
 from fm_med.examples import Covariate, encode_clinical
 from fm_med.heads import PredictionHead
+from fm_med.hub.fetching import download, folder_named
 from fm_med.lora import load_adapter, merge
 from fm_med.modalities import MODALITIES
+from fm_med.probe_head import ProbeHead
 from fm_med.quiet import quietly
 from fm_med.survival.baseline import BaselineHazard
 from fm_med.tasks import Task, task_from_dict
@@ -52,7 +52,7 @@ class LoadedModel:
     processor: Any
     alignment: AlignmentHeads | None
     folder: Path
-    head: PredictionHead | None = None
+    head: PredictionHead | ProbeHead | None = None
     task: Task | None = None
     coding: list[Covariate] = field(default_factory=list)
     baseline: BaselineHazard | None = None
@@ -205,7 +205,7 @@ def _with_head(model: LoadedModel, device: str) -> LoadedModel:
             f"{path} has schema_version {details.get('schema_version')!r}, "
             f"this version reads {SCHEMA_VERSION}"
         )
-    model.head = _whole(PredictionHead, model.folder / HEAD_FOLDER).to(device).eval()
+    model.head = _load_head(model.folder / HEAD_FOLDER).to(device).eval()
     model.task = task_from_dict(details["task"])
     model.coding = [Covariate(**values) for values in details["clinical"]]
     model.horizons = tuple(details["horizons"])
@@ -215,7 +215,16 @@ def _with_head(model: LoadedModel, device: str) -> LoadedModel:
     return model
 
 
-def _whole(model_class: Any, folder: Path) -> Any:
+def _load_head(folder: Path) -> Any:
+    """Load a head of either kind; what scikit-learn fitted keeps its precision."""
+    path = folder / "config.json"
+    model_type = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    if model_type == ProbeHead.config_class.model_type:
+        return _whole(ProbeHead, folder, torch.float64)
+    return _whole(PredictionHead, folder)
+
+
+def _whole(model_class: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Load a model of which every weight is in the file and every weight of the file is used.
 
     Raises:
@@ -224,7 +233,7 @@ def _whole(model_class: Any, folder: Path) -> Any:
     try:
         with quietly():
             model, found = model_class.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder, dtype=dtype, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -242,15 +251,15 @@ def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Pa
     Raises:
         InputError: Neither a folder nor a model that the Hub or its cache can give.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return path
-    if path.is_absolute() or str(name_or_path).startswith((".", "~")):
-        raise InputError(f"there is no folder {name_or_path}")
+    folder = folder_named(name_or_path)
+    if folder is not None:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {name_or_path}")
+        return folder
     try:
-        return Path(snapshot_download(str(name_or_path), revision=revision))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return download(str(name_or_path), revision=revision)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{name_or_path}: ")
         encoders = [name for modality in MODALITIES.values() for name in modality.encoders]
         raise InputError(
             f"{name_or_path} is no encoder ({', '.join(encoders)}), no folder, and no model that "
