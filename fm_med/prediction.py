@@ -234,7 +234,7 @@ def _numbers(model: LoadedModel, batch: Batch, usable: np.ndarray) -> Columns:
     outputs = model.head(pooled, clinical)[model.head.config.output_name].float().cpu().numpy()
     for row, distance in zip(rows, _distance(model, pooled)):
         if distance > FAR:
-            text = f"unlike the training rows (features {distance:.1f} times as spread out)"
+            text = f"unlike the training rows (features {distance:.1f} times as far out as theirs)"
             batch.warnings[row].append(text)
     columns = dict(model.task.columns_of(outputs))
     if model.baseline is not None:

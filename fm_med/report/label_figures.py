@@ -158,8 +158,9 @@ def scatter_figure(observed: np.ndarray, predicted: np.ndarray, *, name: str) ->
             rasterized=len(observed) > 400,
         )
         axes.set(xlabel=f"Predicted {name}", ylabel=f"Observed {name}")
-        correlation = float(np.corrcoef(observed, predicted)[0, 1]) if len(observed) > 2 else np.nan
-        alt = f"Observed against predicted {name}, {len(observed)} rows, r = {correlation:.2f}."
+        alt = f"Observed against predicted {name}, {len(observed)} rows."
+        if np.ptp(observed) > 0 and np.ptp(predicted) > 0:
+            alt += f" Correlation {np.corrcoef(observed, predicted)[0, 1]:.2f}."
         return Figure(
             [Panel(to_svg(figure), alt)], "Observed against predicted; the line is equality."
         )
