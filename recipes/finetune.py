@@ -51,6 +51,7 @@ class Config:
     lora_alpha: PositiveFloat = setting(16.0, "adapters are scaled by alpha / rank")
     lora_dropout: ClosedUnitInterval = setting(0.0, "of the adapters' input")
     lora_targets: list[str] | None = setting(None, "layers; default: the encoder's own")
+    head: Literal["linear", "svm", "logistic"] = setting("linear", "fitted after the loop")
     head_hidden: list[int] | None = setting(None, "widths of hidden layers; default: linear")
     dropout: ClosedUnitInterval = setting(0.1, "of the pooled features")
     batchwise_dropout: bool = setting(False, "one mask for all rows, as Chen et al. 2025")
@@ -133,7 +134,9 @@ def main(config: Config) -> None:
             set_seed(seed, device_specific=True)  # dropout differs between processes
             best_step = loop(config, run, tuning)
             best_weights.load_best(run.checkpoints, step=best_step, module=tuning.predictor)
-        return finetuning.finish(tuning, run, cache, refit_head=config.refit, base=base)
+        return finetuning.finish(
+            tuning, run, cache, refit_head=config.refit, head=config.head, base=base
+        )
 
     run.start()
     run.say(f"{why}\n{split.describe(task)}")

@@ -4,12 +4,13 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
+from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.finetuning.encoding import encode_rows
 from fm_med.finetuning.linear import fit_head
@@ -17,6 +18,7 @@ from fm_med.finetuning.results import Prediction
 from fm_med.finetuning.training import Finetuning
 from fm_med.heads import PredictionHead
 from fm_med.lora import adapter_size, merge, save_adapter
+from fm_med.probe_head import Kind, ProbeHead, fit_probe_head
 from fm_med.run import Run
 from fm_med.survival.baseline import BaselineHazard, breslow_baseline
 from fm_med.tasks import Task
@@ -24,6 +26,7 @@ from fm_med.tasks import Task
 # Rows by their id, so that folds with the same frozen encoder encode each of them once.
 FeatureCache = dict[int, np.ndarray]
 Risks = tuple[BaselineHazard | None, tuple[float, ...]]
+HeadKind = Literal["linear"] | Kind
 
 
 def pooled_features(
@@ -48,15 +51,19 @@ def pooled_features(
 
 
 @torch.inference_mode()
-def head_outputs(head: PredictionHead, features: np.ndarray, examples: Examples) -> np.ndarray:
-    """Return the output of a head on cached features; (rows,) or (rows, outputs) float32."""
-    device = head.output.weight.device
+def head_outputs(
+    head: PredictionHead | ProbeHead, features: np.ndarray, examples: Examples
+) -> np.ndarray:
+    """Return the output of a head on cached features; (rows,) or (rows, outputs)."""
+    device = next(head.parameters()).device
     clinical = examples.covariates(np.arange(len(examples)), device).get("clinical")
     named = head.eval()(torch.from_numpy(features).to(device), clinical)
     return named[head.config.output_name].cpu().numpy()
 
 
-def refit(tuning: Finetuning, features: np.ndarray, held_out: np.ndarray | None) -> dict[str, Any]:
+def refit(
+    tuning: Finetuning, features: np.ndarray, held_out: np.ndarray | None, kind: HeadKind = "linear"
+) -> dict[str, Any]:
     """Fit the head anew on the features of all training rows.
 
     Args:
@@ -65,13 +72,17 @@ def refit(tuning: Finetuning, features: np.ndarray, held_out: np.ndarray | None)
             chosen by rows that it did not see.
         features: Of the training rows.
         held_out: Of the validation rows; None always takes the refitted head.
+        kind: "linear" with a ridge, "svm" or "logistic".
 
     Returns:
-        What to note: the ridge, and whether the refitted head was kept.
+        What to note: the ridge or cost, and whether the refitted head was kept.
     """
     task, validation = tuning.task, tuning.validation
-    refitted = copy.deepcopy(tuning.predictor.head)
-    notes = fit_head(refitted, task, tuning.train, features)
+    refitted: Any = copy.deepcopy(tuning.predictor.head)
+    if kind == "linear":
+        notes = fit_head(refitted, task, tuning.train, features)
+    else:
+        refitted, notes = _probe(tuning, features, kind)
     if held_out is None:
         tuning.predictor.head = refitted
         return notes | {"refitted": True}
@@ -86,6 +97,30 @@ def refit(tuning: Finetuning, features: np.ndarray, held_out: np.ndarray | None)
         "validation_loss_trained_head": float(before),
         "validation_loss_refitted_head": float(after),
     }
+
+
+def _probe(
+    tuning: Finetuning, features: np.ndarray, kind: Kind
+) -> tuple[ProbeHead, dict[str, Any]]:
+    """Fit a head of scikit-learn's.
+
+    Raises:
+        InputError: Not a classification, or with clinical covariates.
+    """
+    task, train = tuning.task, tuning.train
+    if task.name != "classification" or train.clinical.shape[1]:
+        raise InputError(
+            f"--head {kind} is for classes and takes no clinical covariates; use --head linear"
+        )
+    head, notes = fit_probe_head(
+        kind,
+        features,
+        train.targets["label"],
+        classes=len(task.classes),
+        subject_id=train.subject_id,
+        balanced=bool(getattr(task, "class_weight", ())),
+    )
+    return head.to(tuning.predictor.encoder.device), notes
 
 
 @dataclass
@@ -139,6 +174,7 @@ def finish(
     cache: FeatureCache | None,
     *,
     refit_head: bool,
+    head: HeadKind = "linear",
     base: tuple[str, Path] | None = None,
 ) -> Finetuned:
     """Merge adapters, and fit the head anew on the features of all training rows.
@@ -148,6 +184,7 @@ def finish(
         run: Of this fit.
         cache: As `pooled_features`.
         refit_head: After a loop; without one the head is fitted here in any case.
+        head: What is fitted here.
         base: Name and folder of the encoder, to keep the adapter alone; None not to.
     """
     trained, accelerator, adapter = tuning.trains, run.accelerator, None
@@ -162,10 +199,10 @@ def finish(
     features = pooled_features(tuning, tuning.train, accelerator, cache)
     notes: dict[str, Any] = {}
     if not trained:
-        notes = refit(tuning, features, None)
+        notes = refit(tuning, features, None, head)
     elif refit_head and not tuning.predictor.head.config.hidden:
         held_out = pooled_features(tuning, tuning.validation, accelerator, cache)
-        notes = refit(tuning, features, held_out)
+        notes = refit(tuning, features, held_out, head)
     training = _prediction(tuning, tuning.train, features)
     return Finetuned(tuning, training, notes, accelerator, cache, adapter)
 
