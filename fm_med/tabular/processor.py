@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from fm_med.cohort import CohortCard
 from fm_med.errors import InputError
 from fm_med.processors import StrictProcessor
 from fm_med.tabular.cells import VisitLayout, flat, level_cells, numeric_cells
@@ -73,7 +72,7 @@ class TableProcessor(StrictProcessor):
     @classmethod
     def for_cohort(
         cls,
-        card: CohortCard,
+        card: Any,
         table: pa.Table | Callable[[], pa.Table],
         *,
         scaling: Literal["standard", "quantile"] = "standard",
@@ -82,7 +81,7 @@ class TableProcessor(StrictProcessor):
         """Learn medians, scales and levels.
 
         Args:
-            card: Of the cohort.
+            card: The cohort's `CohortCard`.
             table: The TRAINING rows; their fields' metadata say which columns are inputs.
             scaling: "standard" centres and divides by the standard deviation; "quantile" gives
                 each value the normal score of its rank.
