@@ -157,7 +157,7 @@ def run_recipe(job: Job, flags: list[str], repeats: int, output: Path) -> pd.Dat
         flags = [*flags, "--cohort", str(job.cohort), "--task", job.task, "--output", str(output)]
         flags += ["--repeats", str(repeats)]
         if job.task == "classification":
-            flags += ["--target", "class"]
+            flags += ["--target", "class", "--select_on", "validation_loss"]
         done = subprocess.run(
             [sys.executable, "recipes/finetune.py", *flags],
             cwd=ROOT,
