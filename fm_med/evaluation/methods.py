@@ -10,6 +10,7 @@ from fm_med.evaluation.model import FittedModel
 from fm_med.evaluation.participants import Participants
 
 Topic = tuple[str, str]
+TRAINING_TOLD = ("encoder", "peft", "cohort", "rows", "persons", "events", "penalty")
 
 
 def common_methods(
@@ -87,9 +88,9 @@ def _model(model: FittedModel) -> str:
     """Describe the network."""
     parameters = sum(parameter.numel() for parameter in model.encoder.parameters())
     known = "; ".join(
-        f"{name.replace('_', ' ')} {value}"
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in model.training.items()
-        if isinstance(value, int | float | str)
+        if name in TRAINING_TOLD and value is not None
     )
     return (
         f"{type(model.encoder).__name__} with {parameters:,} parameters and a head for the task "

@@ -244,8 +244,8 @@ def _methods(unit: str, event: str, people: Participants) -> list[tuple[str, str
         (
             "Evaluation",
             "C-index: Harrell’s, analytic interval (infinitesimal jackknife); Uno’s, cut at the "
-            "last horizon; AUROC at a horizon: cumulative/dynamic. All censoring weights by the "
-            "inverse probability of censoring. Other intervals: 1,000 bootstrap samples of "
+            "last horizon; AUROC at a horizon: cumulative/dynamic. Persons censored early are made "
+            "up for by inverse probability weights. Other intervals: 1,000 bootstrap samples of "
             f"persons. Risk groups are cut at thirds of the predictions of {cut}.",
         ),
     ]

@@ -136,8 +136,8 @@ def _patients(results: SurvivalResults) -> Section | None:
         return None
     return Section(
         "Single patients",
-        "Attention (blue, on the paper and in the square map) shows where the model looks; "
-        "occlusion and integrated gradients show what moved its risk. Occlusion: how far the "
+        "Occlusion and integrated gradients show what moved the risk; attention, drawn in blue "
+        "for models that have it, shows where the model looks. Occlusion: how far the "
         "log-hazard falls when a stretch of a lead is replaced by a straight line. Integrated "
         "gradients: the share of each stretch in the log-hazard, against a flat ECG. None of them "
         "shows a cause of disease.",
