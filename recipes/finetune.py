@@ -134,6 +134,7 @@ def main(config: Config) -> None:
             set_seed(seed, device_specific=True)  # dropout differs between processes
             best_step = loop(config, run, tuning)
             best_weights.load_best(run.checkpoints, step=best_step, module=tuning.predictor)
+            tuning.predictor.to(accelerator.device)
         return finetuning.finish(
             tuning, run, cache, refit_head=config.refit, head=config.head, base=base
         )
@@ -167,7 +168,7 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     """Train; return the step with the best validation score, whose weights are kept."""
     import torch
 
-    from fm_med import optim
+    from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward, refuse_batch_norm
     from fm_med.meter import Meter
     from fm_med.sampling import refuse_batch, share
@@ -184,8 +185,10 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     schedule = optim.Schedule(*plan)
     rates = config.learning_rate, config.head_learning_rate, config.weight_decay
     optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
-    model, optimizer = accelerator.prepare(tuning.predictor, optimizer)
-    average = optim.WeightAverage(tuning.predictor, config.ema_decay)
+    model, optimizer, tuning.predictor = distributed.prepare(
+        accelerator, tuning.predictor, optimizer
+    )
+    average = optim.WeightAverage(model, config.ema_decay)
     steps, data = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
     run.say(f"{data} on {processes} process(es), {steps} steps")
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
@@ -219,7 +222,7 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
             meter.step(samples=len(batch), loss=loss)
             run.log(step, epoch=epoch, loss=loss, grad_norm=norm, **meter.rates())
             if step % sampler.steps_per_epoch == 0:
-                with average.in_place():
+                with average.in_place(), distributed.whole(accelerator, model, tuning.predictor):
                     best = tuning.evaluate(run, step=step, epoch=epoch, best=best)
             if schedule.ended(step, best["step"]) or step % config.checkpoint_every == 0:
                 run.save(step, best)

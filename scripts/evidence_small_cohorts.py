@@ -2,10 +2,10 @@
 
     python scripts/evidence_small_cohorts.py --model runs/ecg_pretrain/model --cohort cohorts/big
 
-Draws small cohorts from the training split of a large simulated one (`fm-med cohort simulate` with
---event_share 0.05 and another seed than the encoder's), fits on each what the recipe fits below 100
-events (ridge Cox on frozen features, age unpenalised, penalty by inner cross-validation), and
-judges it on the large test split beside age alone, the oracles and an untrained encoder.
+Draws small cohorts from a large simulated one (`fm-med cohort simulate` with --event_share 0.05 and
+another seed than the encoder's), fits on each what the recipe fits below 100 events (ridge Cox on
+frozen features, age unpenalised, penalty by inner cross-validation), and judges it on everybody
+else, beside age alone, the oracles and an untrained encoder.
 """
 
 import argparse
@@ -37,30 +37,26 @@ def main() -> None:
     task = make_task("survival", cohort)
     loaded = hub.load(arguments.model)
     untrained = type(loaded.encoder)(loaded.encoder.config)
-    splits = {
-        split: first_of_each(read_examples(cohort, task, coding, splits=[split]))
-        for split in ("train", "test")
-    }
+    everyone = first_of_each(read_examples(cohort, task, coding, splits=list(cohort.splits)))
     features = {
-        (kind, split): encode_rows(encoder, loaded.processor, rows, Accelerator())
+        kind: encode_rows(encoder, loaded.processor, everyone, Accelerator())
         for kind, encoder in (("pretrained", loaded.encoder), ("random", untrained))
-        for split, rows in splits.items()
     }
     scores = []
     for seed in range(arguments.draws):
-        drawn = draw(splits["train"], arguments.patients, arguments.events, seed)
+        drawn = draw(everyone, arguments.patients, arguments.events, seed)
         scores.append(
             {
-                "age": score(drawn, splits, None),
-                "pretrained ECG + age": score(drawn, splits, features, "pretrained"),
-                "random ECG + age": score(drawn, splits, features, "random"),
+                "age": score(drawn, everyone, None),
+                "pretrained ECG + age": score(drawn, everyone, features["pretrained"]),
+                "random ECG + age": score(drawn, everyone, features["random"]),
             }
         )
     show(scores)
-    test = splits["test"].targets
+    outcome = everyone.targets
     for name in ORACLES:
-        known = np.asarray(cohort.column("test", name))[splits["test"].row]
-        print(f"{name}: C {concordance_index(test['time'], test['event'], known):.3f}")
+        known = everyone.table([name])[name].to_numpy()
+        print(f"{name}: C {concordance_index(outcome['time'], outcome['event'], known):.3f}")
 
 
 def first_of_each(examples: Examples) -> Examples:
@@ -69,10 +65,10 @@ def first_of_each(examples: Examples) -> Examples:
     return examples.take(np.sort(first))
 
 
-def draw(train: Examples, patients: int, events: int, seed: int) -> np.ndarray:
+def draw(everyone: Examples, patients: int, events: int, seed: int) -> np.ndarray:
     """Draw persons with a fixed number of events, so that draws differ by their people alone."""
     generator = np.random.default_rng(seed)
-    event = train.targets["event"].astype(bool)
+    event = everyone.targets["event"].astype(bool)
     chosen = [
         generator.choice(np.flatnonzero(kind), number, replace=False)
         for kind, number in ((event, events), (~event, patients - events))
@@ -80,17 +76,17 @@ def draw(train: Examples, patients: int, events: int, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def score(drawn: np.ndarray, splits: dict, features: dict | None, kind: str = "") -> float:
-    """Fit on the drawn patients and return C on the test split."""
-    train, test = splits["train"].take(drawn), splits["test"]
+def score(drawn: np.ndarray, everyone: Examples, features: np.ndarray | None) -> float:
+    """Fit on the drawn patients and return C among all others."""
+    others = np.setdiff1d(np.arange(len(everyone)), drawn)
+    train, test = everyone.take(drawn), everyone.take(others)
     fitted = fit_cox(
-        None if features is None else features[kind, "train"][drawn],
+        None if features is None else features[drawn],
         time=train.targets["time"],
         event=train.targets["event"],
         clinical=train.clinical,
     )
-    inputs = None if features is None else features[kind, "test"]
-    risk = fitted.log_hazard(inputs, test.clinical)
+    risk = fitted.log_hazard(None if features is None else features[others], test.clinical)
     return float(concordance_index(test.targets["time"], test.targets["event"], risk))
 
 

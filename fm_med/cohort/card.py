@@ -30,7 +30,7 @@ COLUMN_MEANINGS = {
     "sex": "female, male or null",
     "scp_codes": "SCP-ECG statements with likelihood in percent (0 = unknown)",
     "input_hash": "equal for equal inputs",
-    "expression": "float32 little endian, one value per gene; its metadata names the genes and the unit",
+    "expression": "float32 little endian, one value per gene; its metadata names genes and unit",
     "time": "follow-up from the recording to the event or to censoring",
     "event": "true when the event ended the follow-up, false when censored",
 }

@@ -1,6 +1,6 @@
-"""Run by torchrun: the pretraining recipe with its model sharded by FSDP2 on CPU processes.
+"""Run by torchrun: a recipe with its model sharded by FSDP2 on CPU processes.
 
-torchrun --nproc_per_node 2 sharded.py WRAPPED_CLASS FLAG ...
+torchrun --nproc_per_node 2 sharded.py RECIPE WRAPPED_CLASS FLAG ...
 """
 
 import sys
@@ -14,10 +14,10 @@ from sharded_worker import shard  # noqa: E402
 from fm_med import distributed  # noqa: E402
 
 # Accelerate shards on GPUs only: see `shard`.
-make, (wrapped, *flags) = distributed.accelerator, sys.argv[1:]
+make, (recipe, wrapped, *flags) = distributed.accelerator, sys.argv[1:]
 distributed.accelerator = lambda **options: shard(
     make(**options),
     auto_wrap_policy="TRANSFORMER_BASED_WRAP",
     transformer_cls_names_to_wrap=[wrapped],
 )
-sys.exit(launch("ecg_pretrain", *flags))
+sys.exit(launch(recipe, *flags))

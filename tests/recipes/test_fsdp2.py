@@ -22,7 +22,7 @@ def test_a_sharded_run_is_the_run_of_one_process(finished, place):
     folder = place / "sharded"
     torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
     flags = ["--per_device_batch_size", 8, "--micro_batch_size", 3, "--output", folder]
-    command = [*torchrun, "--nproc_per_node", 2, WORKER, "GroupTransformerBlock"]
+    command = [*torchrun, "--nproc_per_node", 2, WORKER, "ecg_pretrain", "GroupTransformerBlock"]
     command = [str(word) for word in (*command, *finished.argv, *flags)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
