@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -260,7 +261,7 @@ def adopt(
     inner = {k: v for k, v in backbone.config.to_dict().items() if k not in _NOT_KEPT}
     try:
         config = HubBackboneConfig(**{"norms": "frozen", **encoder_settings, "backbone": inner})
-    except (TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError) as error:
         raise InputError(f"hub_backbone: {' '.join(str(error).split())[:200]}") from error
     # A pooler that no checkpoint of this network has is not used either.
     lacking = [

@@ -30,6 +30,8 @@ class ImageProcessor(StrictProcessor):
         mean: Of each channel, red, green and blue, in 0 to 1.
         std: Of each channel.
         fit: An image of another shape is stretched, cropped in its centre, or padded with its mean.
+        middle: Share of height and width that is kept first, around the middle; below 1 where what
+            is to be judged was cut out with its neighbours, such as a cell of a smear.
 
     Raises:
         InputError: A setting cannot be honoured.
@@ -43,6 +45,7 @@ class ImageProcessor(StrictProcessor):
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
         fit: Fit = "stretch",
+        middle: float = 1.0,
     ) -> None:
         super().__init__()
         if min(height, width) < 4 or max(height, width) > 8192:
@@ -51,9 +54,11 @@ class ImageProcessor(StrictProcessor):
             raise InputError(f"mean {mean} and std {std} must be three numbers, std above 0")
         if fit not in ("stretch", "crop", "pad"):
             raise InputError(f"fit is {fit!r}, expected stretch, crop or pad")
+        if not 0.05 <= middle <= 1:
+            raise InputError(f"middle is {middle}, expected a share from 0.05 to 1")
         self.height, self.width = int(height), int(width)
         self.mean, self.std = [float(m) for m in mean], [float(s) for s in std]
-        self.fit = fit
+        self.fit, self.middle = fit, float(middle)
 
     # Mean and deviation of the channels are learnt from the training rows.
     fits_rows = True
@@ -123,12 +128,12 @@ class ImageProcessor(StrictProcessor):
 
     def _fitted(self, values: Tensor) -> Tensor:
         """Change (rows, channels, h, w) to the wanted size."""
+        if self.middle < 1:
+            values = _cut(values, *(max(1, round(self.middle * n)) for n in values.shape[-2:]))
         height, width = values.shape[-2:]
         if self.fit == "crop":
             share = min(height / self.height, width / self.width)
-            h, w = round(share * self.height), round(share * self.width)
-            top, left = (height - h) // 2, (width - w) // 2
-            values = values[..., top : top + h, left : left + w]
+            values = _cut(values, round(share * self.height), round(share * self.width))
         elif self.fit == "pad":
             share = max(height / self.height, width / self.width)
             h, w = round(share * self.height), round(share * self.width)
@@ -140,3 +145,9 @@ class ImageProcessor(StrictProcessor):
             return values
         size = (self.height, self.width)
         return functional.interpolate(values, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _cut(values: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle of (..., h, w) images."""
+    top, left = (values.shape[-2] - height) // 2, (values.shape[-1] - width) // 2
+    return values[..., top : top + height, left : left + width]

@@ -181,7 +181,9 @@ class SpatialAttentionModel(PreTrainedModel):
                 f"pixel_values must be (batch, 3, height, width) of at least {smallest} pixels a "
                 f"side, its shape is {shape}"
             )
-        x = functional.relu(self.stem_norm(self.stem(pixel_values)))
+        # Convolutions of few channels are a quarter faster with the channels last.
+        x = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
+        x = functional.relu(self.stem_norm(x))
         states, attentions = [], []
         for stage in self.stages:
             for block in stage.children():
