@@ -88,8 +88,8 @@ def label_sections(results: LabelResults) -> list[Section]:
         if results.flow:
             content.append(
                 Table(
-                    ("Step", "Number", "With target"),
-                    results.flow,
+                    ("Step", "Number"),
+                    [step[:2] for step in results.flow],
                     "From the recordings that were offered to those evaluated.",
                 )
             )
@@ -103,7 +103,7 @@ def label_sections(results: LabelResults) -> list[Section]:
     if results.methods:
         table = Table(("Topic", "What was done"), results.methods, "Methods.", prose=True)
         sections.append(Section("Methods", "", [table]))
-    return [*sections, checklist()]
+    return [*sections, checklist([section.title for section in sections])]
 
 
 def _summary(results: LabelResults) -> Section:

@@ -18,6 +18,7 @@ from fm_med.report.survival_results import (
     p_text,
 )
 
+PRECISION = "What this number of events allows"
 RIVALS = {
     "age_sex": "age and sex alone",
     "random_encoder": "an untrained encoder",
@@ -44,7 +45,7 @@ def precision_box(events: int, training_events: int | None = None) -> Box:
             f"\n\nThe model learnt from {training_events:,} events. With fewer than about 100, a "
             "large part of what any flexible model learns is chance."
         )
-    return Box("What this number of events allows", text)
+    return Box(PRECISION, text)
 
 
 def summary(results: SurvivalResults) -> Section:

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 
 from fm_med.report.page import Section, Table
-from fm_med.report.survival_discrimination import discrimination, subgroups, summary
+from fm_med.report.survival_discrimination import (
+    PRECISION,
+    discrimination,
+    subgroups,
+    summary,
+)
 from fm_med.report.survival_figures import calibration_figure, kaplan_meier_figure, lines_figure
 from fm_med.report.survival_results import SurvivalResults, cell, p_text
 from fm_med.report.tripod import checklist
@@ -26,9 +31,9 @@ def survival_sections(results: SurvivalResults) -> list[Section]:
         subgroups(results),
         _patients(results),
         _methods(results),
-        checklist(),
     ]
-    return [section for section in sections if section]
+    shown = [section for section in sections if section]
+    return [*shown, checklist([*(section.title for section in shown), PRECISION])]
 
 
 def _participants(results: SurvivalResults) -> Section | None:

@@ -133,6 +133,16 @@ def test_verdict_follows_the_interval(gain, verdict):
     assert verdict in survival_sections(results(gain))[0].text
 
 
+def test_checklist_refers_only_to_what_the_page_has():
+    def where(sections, item):
+        (row,) = [r for t in tables(sections[-1:]) for r in t.rows if r[0].startswith(item)]
+        return row[1]
+
+    assert where(survival_sections(results()), "14") == "“Is it fair?”"
+    assert where(label_sections(label_results()), "14") == "To be written by the authors."
+    assert "number of events" in where(survival_sections(results()), "10")
+
+
 def test_differences_have_p_values():
     sections = survival_sections(results())
     rows = [row for table in tables(sections) for row in table.rows]
