@@ -16,6 +16,9 @@ from fm_med.image.spatial_attention import SpatialAttentionConfig
 from fm_med.modalities import MODALITIES
 from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
 from fm_med.rna.gene_attention import GeneAttentionConfig
+from fm_med.tabular.lstm_attention import LstmAttentionConfig
+from fm_med.tabular.malnet_paper import MalnetPaperConfig
+from fm_med.tabular.tabm import TabmConfig
 
 SAMPLES = 320
 
@@ -36,6 +39,27 @@ def rna(batch, seed=1):
 def image(batch, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {"pixel_values": torch.randn(batch, 3, 16, 24, generator=generator)}
+
+
+TABLE = {
+    "num_numeric": 3,
+    "levels": [4, 5],
+    "bins": [[-2.0, -0.5, 0.0, 0.5, 2.0], [-1.0, 1.0], [-1.0, 0.0, 1.0]],
+}
+
+
+def table(batch=3, seed=1, visits=4):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.arange(batch) % visits + 1
+    return {
+        "numeric": torch.randn(batch, visits, 3, generator=generator),
+        "categorical": torch.stack(
+            [torch.randint(k, (batch, visits), generator=generator) for k in (4, 5)], -1
+        ),
+        "missing": torch.rand(batch, visits, 3, generator=generator) < 0.3,
+        "visit_mask": torch.arange(visits) < lengths[:, None],
+        "visit_time": torch.rand(batch, visits, generator=generator).cumsum(1),
+    }
 
 
 @dataclass(frozen=True)
@@ -72,6 +96,17 @@ EXAMPLES: dict[str, Example] = {
         ResNet1dConfig(widths=(8, 16), depths=(1, 1), norm_groups=4), ecg, attentive=False
     ),
     "vit1d": Example(ViT1dConfig(hidden_size=16, num_layers=2, num_heads=2, patch_samples=20), ecg),
+    "lstm_attention": Example(
+        LstmAttentionConfig(**TABLE, hidden_size=16, num_heads=2, dropout=0.0), table
+    ),
+    "malnet_paper": Example(
+        MalnetPaperConfig(**TABLE, hidden_size=16, num_heads=2, dropout=0.0), table
+    ),
+    "tabm": Example(
+        TabmConfig(**TABLE, hidden_size=8, num_members=3, embedding_size=4, dropout=0.0),
+        table,
+        attentive=False,
+    ),
     "gene_attention": Example(
         GeneAttentionConfig(num_genes=30, num_tokens=4, hidden_size=8, num_heads=2, dropout=0.0),
         rna,

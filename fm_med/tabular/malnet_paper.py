@@ -80,6 +80,7 @@ class MalnetPaperModel(PreTrainedModel):
         missing: Tensor | None = None,
         visit_mask: Tensor | None = None,
         visit_time: Tensor | None = None,
+        *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> BaseModelOutputWithPooling:

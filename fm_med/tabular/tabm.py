@@ -178,6 +178,7 @@ class TabmModel(PreTrainedModel):
         missing: Tensor | None = None,
         visit_mask: Tensor | None = None,
         visit_time: Tensor | None = None,
+        *,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> BaseModelOutputWithPooling:
