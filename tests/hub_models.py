@@ -90,3 +90,22 @@ def adapted(run, encoder_folder, cohort):
         adapter=run / "adapter",
     )
     return run / "model"
+
+
+def predictions(encoder, adapter, risk):
+    """Return what three models say, by each way of loading them, as exact text."""
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    inputs = EcgProcessor()(RECORDINGS)
+    found = {"encoder": fm_med.load(encoder).embed(RECORDINGS)}
+    with torch.inference_mode():
+        plain = AutoModel.from_pretrained(encoder)
+        found["auto"] = plain.eval()(**inputs).pooler_output.numpy()
+        adapted = PeftModel.from_pretrained(plain, adapter).eval()
+        found["peft"] = adapted(**inputs).pooler_output.numpy()
+    for name, place in (("adapter", adapter), ("risk", risk)):
+        found[name] = np.stack(
+            list(fm_med.load(place).predict(RECORDINGS, clinical=CLINICAL).values())
+        )
+    return {name: value.tobytes().hex() for name, value in found.items()}

@@ -23,7 +23,6 @@ _TOKENIZER = (
 TEXT_MODEL = "text_model"
 ALLOWED = frozenset(
     [
-        ".gitattributes",
         "LICENSE",
         *_WEIGHTS,
         *_PREDICTION,

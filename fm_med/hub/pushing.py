@@ -140,7 +140,7 @@ def _to_hub(files: Files, name: str, *, revision: str | None, public: bool) -> P
     head = heads.get(branch, str(info.sha))
     there = patiently(lambda: api.list_repo_files(name, revision=head))
     additions = [CommitOperationAdd(path, source) for path, source in sorted(files.items())]
-    stale = sorted((set(there) & ALLOWED) - set(files) - {".gitattributes"})
+    stale = sorted((set(there) & ALLOWED) - set(files))
     deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
     start = branch if branch in heads else "main"
     patiently(lambda: api.preupload_lfs_files(name, additions, revision=start, free_memory=False))

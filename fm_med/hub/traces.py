@@ -38,7 +38,7 @@ _DATES = [
 ]
 _PATH_VALUE = re.compile(r"(?:file://|~/|\.{0,2}/[^/\s]+/|[A-Za-z]:[\\/])\S*")
 _PATH_TEXT = re.compile(
-    r"(?<![\w.:/-])(?:file:/|~)?/(?:home|Users|root|tmp|mnt|data|datasets|work|srv|var|opt|scratch|"
+    r"(?<![\w.:/-])(?:file://|~)?/(?:home|Users|root|tmp|mnt|data|datasets|work|srv|var|opt|scratch|"
     r"media|gpfs|lustre|private|export|nfs|net|storage|projects?|Volumes)/[\w.\-]+|"
     r"\b[A-Za-z]:\\[\w.\-]+"
 )
