@@ -22,7 +22,7 @@ class Config:
     cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
     subjects: PositiveInt = setting(2500, "persons in the simulated cohort")
     split: str = setting("test", "rows that are judged")
-    horizons: list[float] | None = setting(None, "years at which risks are judged; 1 3 5")
+    horizons: list[float] | None = setting(None, "years of absolute risk: [1, 3, 5]")
     outcome: str = setting("the event", "what is predicted, in words, for the page")
     device: str | None = setting(None, "cpu, cuda ...; default: an accelerator if there is one")
     output: str = setting("runs/evaluate", "folder of the report; must not hold one yet")
