@@ -103,7 +103,8 @@ def read_facts(
     details = _json(folder / "task.json")
     started = base or adapter.get("base_model_name_or_path")
     started = started or details.get("training", {}).get("encoder") or settings.get("encoder")
-    is_hub = started is not None and "/" in str(started) and not is_local(str(started))
+    started = str(started or "").partition("@")[0]
+    is_hub = "/" in started and not is_local(started)
     return Facts(
         name=name.rsplit("/", 1)[-1],
         address=name if "/" in name else f"organisation/{name}",
@@ -116,7 +117,7 @@ def read_facts(
         results=list(_leaves(metrics)),
         cohort=cohort,
         license=license or "unknown",
-        base=str(started).partition("@")[0] if is_hub else None,
+        base=started if is_hub else None,
         has_text_model=(folder / "text_model").is_dir(),
         is_adapter=bool(adapter),
     )
