@@ -22,6 +22,7 @@ class GeneAttentionConfig(PreTrainedConfig):
         num_layers: Transformer blocks.
         num_heads: Attention heads.
         mlp_ratio: Channels inside the perceptrons, in units of `hidden_size`.
+        linear_size: Linear features beside the summaries; with few samples they carry most.
         gene_dropout: Share of the genes set to their mean in training.
         dropout: In the blocks.
     """
@@ -34,13 +35,14 @@ class GeneAttentionConfig(PreTrainedConfig):
     num_layers: int = 2
     num_heads: int = 4
     mlp_ratio: int = 2
+    linear_size: int = 64
     gene_dropout: float = 0.2
     dropout: float = 0.1
 
     @property
     def pooled_size(self) -> int:
         """Width of the pooled output."""
-        return 2 * self.hidden_size
+        return 2 * self.hidden_size + self.linear_size
 
 
 class GeneAttentionModel(PreTrainedModel):
@@ -52,7 +54,8 @@ class GeneAttentionModel(PreTrainedModel):
 
     Shape:
         - expression: (batch, num_genes), centred and scaled per gene.
-        - pooler_output: (batch, 2 hidden_size): attention-weighted and plain mean of the tokens.
+        - pooler_output: (batch, pooled_size): attention-weighted mean of the tokens, their plain
+          mean, and linear features of the genes.
         - last_hidden_state: (batch, num_tokens, hidden_size).
         - attentions, if asked for: per block (batch, heads, tokens, tokens), and last the pooling's
           weights (batch, 1, 1, tokens).
@@ -61,7 +64,7 @@ class GeneAttentionModel(PreTrainedModel):
     config_class = GeneAttentionConfig
     base_model_prefix = "encoder"
     main_input_name = "expression"
-    lora_targets: tuple[str, ...] = ("tokens", "q_proj", "v_proj")
+    lora_targets: tuple[str, ...] = ("tokens", "linear", "q_proj", "v_proj")
     lora_parameters: tuple[str, ...] = ()
 
     def __init__(self, config: GeneAttentionConfig) -> None:
@@ -80,6 +83,7 @@ class GeneAttentionModel(PreTrainedModel):
         )
         self.norm = nn.LayerNorm(width)
         self.pool = nn.Linear(width, 1)
+        self.linear = nn.Linear(config.num_genes, config.linear_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -106,7 +110,8 @@ class GeneAttentionModel(PreTrainedModel):
         config = self.config
         check_genes(expression, config.num_genes)
         dropout = config.gene_dropout if self.training else 0.0
-        x = self.tokens(functional.dropout(expression, dropout))
+        genes = functional.dropout(expression, dropout)
+        x = self.tokens(genes)
         x = self.token_norm(x.unflatten(-1, (config.num_tokens, config.hidden_size)))
         states, attentions = [], []
         for block in self.blocks:
@@ -115,7 +120,7 @@ class GeneAttentionModel(PreTrainedModel):
             attentions.append(weights)
         x = self.norm(x)
         share = self.pool(x).softmax(dim=1)
-        pooled = torch.cat([(share * x).sum(1), x.mean(1)], dim=-1)
+        pooled = torch.cat([(share * x).sum(1), x.mean(1), self.linear(genes)], dim=-1)
         attentions.append(share.transpose(1, 2)[:, None])
         return BaseModelOutputWithPooling(
             last_hidden_state=x,
