@@ -7,7 +7,7 @@ Every number is cross-validated: folds between smears where they are known (chul
 images (bccd has no patients; digits and faces have none). Nothing is chosen on a fold's own rows:
 epochs by a part of its training rows, costs and ridges by inner folds, weights of an ensemble by
 the predictions of the other folds. Size, augmentation and learning rate of `apl` were chosen on the
-training split of chula. A row that ended (`out_of_fold.csv`) is read, not run again.
+training split of chula. faces needs scikit-image (pip install scikit-image). A row that ended (`out_of_fold.csv`) is read, not run again.
 """
 
 import argparse
