@@ -6,8 +6,10 @@
 Every number is cross-validated: folds between smears where they are known (chula), else between
 images (bccd has no patients; digits and faces have none). Nothing is chosen on a fold's own rows:
 epochs by a part of its training rows, costs and ridges by inner folds, weights of an ensemble by
-the predictions of the other folds. Size, augmentation and learning rate of `apl` were chosen on the
-training split of chula. faces needs scikit-image (pip install scikit-image). A row that ended (`out_of_fold.csv`) is read, not run again.
+the predictions of the other folds. Size, augmentation and learning rate of `apl` were chosen on
+rows of chula's training and validation splits, among a handful of choices; nothing was chosen on
+the other sets. Faces need scikit-image (pip install scikit-image). A run that ended is read, not
+run again.
 """
 
 import argparse
