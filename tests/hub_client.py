@@ -32,25 +32,31 @@ class Client:
             "FM_MED_CACHE": str(home / "fm_med"),
         }
         home.mkdir(parents=True, exist_ok=True)
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=kept | settings | environment,
-            cwd=home,
-        )
+        self.said = home / f"stderr-{len(list(home.glob('stderr-*')))}.txt"
+        with self.said.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=kept | settings | environment,
+                cwd=home,
+            )
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-        self.process.stdout.close()
+        self.process.communicate(timeout=60)  # closes its stdin, which ends it
+        self.check(self.said.read_text())
+
+    def check(self, text):
+        """No answer, log or traceback may ever show a token."""
+        assert ALICE not in text and BOB not in text
 
     def run(self, code, *, token=ALICE):
-        """Run Python; return its `value`. No answer may ever show a token."""
+        """Run Python; return its `value`."""
         answer = self.ask(code, token)
         assert answer["error"] is None, answer["error"]
         return answer["value"]
@@ -67,5 +73,5 @@ class Client:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
-        assert ALICE not in line and BOB not in line
+        self.check(line)
         return json.loads(line)

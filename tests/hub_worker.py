@@ -10,6 +10,8 @@ import os
 import sys
 import traceback
 
+import huggingface_hub.hf_api  # noqa: F401  (its log goes to the real stderr)
+
 
 def answer(request):
     os.environ.pop("HF_TOKEN", None)

@@ -91,6 +91,7 @@ class LoopbackHub:
         self.repositories, self.objects, self.parts = {}, {}, {}
         self.log, self.tokens, self.faults = [], [], []
         self.before_commit = None  # called once before the next commit is looked at
+        self.before_storage = None  # called for every large file before it is stored
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -407,6 +408,8 @@ class Handler(BaseHTTPRequestHandler):
             body = b"".join(self.hub.parts.pop((oid, k)) for k in range(number))
         else:
             oid = parts[0]
+        if self.hub.before_storage is not None:
+            self.hub.before_storage()
         if hashlib.sha256(body).hexdigest() != oid:
             raise Refusal(400, "the content is not what was announced")
         self.hub.objects[oid] = body

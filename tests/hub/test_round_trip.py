@@ -31,13 +31,22 @@ def world(tmp_path_factory):
     encoder = pretrained(folder / "pretrain")
     risk = adapted(folder / "risk", encoder, cohort)
     with LoopbackHub(USERS) as hub:
-        with Client(hub.url, folder / "owner") as owner:
-            for source, name in zip((encoder, risk / "adapter", risk), NAMES):
-                base = [] if source == encoder else ["--base", NAMES[0]]
-                done = owner.fm_med("push", source, name, *base)
-                assert done[0] == 0, done
-        with Client(hub.url, folder / "colleague") as colleague:
+        owner = Client(hub.url, folder / "owner")
+        for source, name in zip((encoder, risk / "adapter", risk), NAMES):
+            base = [] if source == encoder else ["--base", NAMES[0]]
+            done = owner.fm_med("push", source, name, *base)
+            assert done[0] == 0, done
+        hub.objects.clear()
+        hub.before_storage = owner.process.kill  # when the first large file has arrived
+        with pytest.raises(ValueError):  # no answer
+            owner.fm_med("push", encoder, "clinic/killed")
+        hub.before_storage = None
+        owner.__exit__()
+        with Client(hub.url, folder / "colleague", HF_DEBUG="1") as colleague:
             pulled = colleague.run(PREDICT)
+            killed = hub.files("clinic/killed")
+            status, _, _ = colleague.fm_med("push", encoder, "clinic/killed")
+        assert status == 0 and killed == {}
         yield hub, (encoder, risk / "adapter", risk), folder / "colleague", pulled
 
 
@@ -68,3 +77,17 @@ def test_offline_nothing_touches_the_network(world):
         assert status == 0 and "HF_HUB_OFFLINE is set" in out
         assert offline.run("import sys; value = sys.met[1:]") == []
     assert len(hub.log) == asked
+
+
+def test_a_push_killed_half_way_and_repeated_is_whole_and_single(world):
+    hub, (encoder, _, _), _, _ = world
+    files = {p.relative_to(encoder).as_posix(): p for p in encoder.rglob("*") if p.is_file()}
+    found = hub.files("clinic/killed")
+    assert found == {name: path.read_bytes() for name, path in files.items()}
+    assert len(hub.repository("clinic/killed").commits) == 2
+
+
+def test_the_clients_debug_log_shows_its_requests_but_no_token(world):
+    home = world[2]
+    log = (home / "stderr-0.txt").read_text()  # Client looked for tokens in it
+    assert "(authenticated: True)" in log
