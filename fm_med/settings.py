@@ -10,10 +10,10 @@ import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -88,7 +88,7 @@ def read_settings(kind: type[Settings], parser: ArgumentParser, argv: Sequence[s
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     booleans = {name for name, hint in hints.items() if hint is bool}
-    lists = {name for name, hint in hints.items() if hint in (list[str], list[str] | None)}
+    lists = {name: _item(hint) for name, hint in hints.items() if _item(hint) is not None}
     try:
         namespace = parser.parse_args(_join_lists(_bare_flags(argv, booleans), lists))
     except ArgumentError as error:
@@ -112,8 +112,16 @@ def _bare_flags(argv: Sequence[str], booleans: set[str]) -> list[str]:
     ]
 
 
-def _join_lists(argv: Sequence[str], lists: set[str]) -> list[str]:
-    """Turn `--label a b --label c` into `--label=["a", "b", "c"]`."""
+def _item(hint: Any) -> type | None:
+    """Return what a list or optional list holds; None for every other type."""
+    for option in (hint, *get_args(hint)):
+        if get_origin(option) is list:
+            return get_args(option)[0]
+    return None
+
+
+def _join_lists(argv: Sequence[str], lists: Mapping[str, type | None]) -> list[str]:
+    """Turn `--label a b --label c` into `--label=["a", "b", "c"]`, and numbers into `[1, 3]`."""
     joined: dict[str, list[str]] = {}
     others: list[str] = []
     current: list[str] | None = None
@@ -126,7 +134,12 @@ def _join_lists(argv: Sequence[str], lists: set[str]) -> list[str]:
             if is_list and not equals:
                 continue
         (others if current is None else current).append(word)
-    return others + [f"--{name}={json.dumps(values)}" for name, values in joined.items()]
+    return others + [f"--{name}={_listed(joined[name], lists[name])}" for name in joined]
+
+
+def _listed(words: list[str], item: type | None) -> str:
+    """Write a list for the parser; numbers bare, so that it can check them."""
+    return json.dumps(words) if item is str else f"[{', '.join(words)}]"
 
 
 def _one_line(message: str, names: list[str]) -> str:

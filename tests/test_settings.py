@@ -61,6 +61,8 @@ class Convert:
     source: str = argument("where from")
     label: list[str] | None = setting(None, "columns")
     table: str = required("a table")
+    horizons: list[float] | None = setting(None, "years")
+    widths: list[int] | None = setting(None, "of layers")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,21 @@ class Convert:
 )
 def test_lists_may_be_given_in_one_flag_or_several(argv):
     assert parse_settings(Convert, argv) == Convert("here", ["a", "b"], table="t")
+
+
+@pytest.mark.parametrize(
+    ("flags", "horizons", "widths"),
+    [
+        (["--horizons", "1", "3", "0.5"], [1.0, 3.0, 0.5], None),
+        (["--horizons=1", "--horizons", "3", "--widths", "8"], [1.0, 3.0], [8]),
+        (["--horizons=[1, 3]", "--widths", "8", "16"], [1.0, 3.0], [8, 16]),
+    ],
+)
+def test_lists_of_numbers_are_numbers(flags, horizons, widths):
+    found = parse_settings(Convert, ["here", "--table", "t", *flags])
+    assert (found.horizons, found.widths) == (horizons, widths)
+    with pytest.raises(InputError, match="widths"):
+        parse_settings(Convert, ["here", "--table", "t", "--widths", "wide"])
 
 
 @pytest.mark.parametrize(("argv", "missing"), [(["here"], "table"), (["--table", "t"], "source")])
