@@ -95,6 +95,16 @@ def test_a_checkpoint_becomes_an_encoder(family, pooling, tmp_path):
         assert ours(pixels(1, 48, 40)).pooler_output.isfinite().all()
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov2_with_registers", "dinov3_vit"])
+def test_tokens_are_pooled_without_the_registers(family, tmp_path):
+    checkpoint(tmp_path, family)
+    with torch.no_grad():
+        found = hub.load(tmp_path).encoder(pixels())
+    tokens = found.last_hidden_state
+    expected = torch.cat([tokens[:, 0], tokens[:, -16:].mean(1)], 1)  # 16 patches of 8 pixels
+    torch.testing.assert_close(found.pooler_output, expected)
+
+
 def test_pooling_every_stage_holds_that_of_the_last(tmp_path):
     checkpoint(tmp_path)
     last, skip = (
