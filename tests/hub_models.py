@@ -26,6 +26,10 @@ METRICS = {
     "model": {"c_index": {"value": 0.71, "low": 0.65, "high": 0.77, "n": 500}},
     "baselines": {"age_sex": {"c_index": {"value": 0.66, "low": 0.6, "high": 0.72, "n": 500}}},
     "difference": {"age_sex": {"c_index": {"value": 0.05, "low": 0.01, "high": 0.09, "n": 500}}},
+    "cross_validation": {
+        "model": {"c_index": {"value": 0.69, "low": 0.63, "high": 0.75, "n": 500}},
+        "baselines": {"age_sex": {"c_index": {"value": 0.64, "low": 0.6, "high": 0.7, "n": 500}}},
+    },
     "small": {"c_index": {"value": 0.9123, "low": 0.5, "high": 1.0, "n": 9}},
 }
 

@@ -31,7 +31,8 @@ class Leaf:
     @property
     def is_control(self) -> bool:
         """Whether it is of a baseline, or a difference to one."""
-        return self.path[0] in ("baselines", "difference") or self.path[0].endswith("_random")
+        kinds = {"baselines", "difference"} & set(self.path)
+        return bool(kinds) or self.path[0].endswith("_random")
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

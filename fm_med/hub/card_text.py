@@ -132,7 +132,7 @@ def _results(facts: Facts) -> Lines:
     groups: dict[str, list[Leaf]] = {"model": [], "baselines": [], "difference": []}
     for leaf in facts.results:
         group = "baselines" if leaf.is_control else "model"
-        groups["difference" if leaf.path[0] == "difference" else group].append(leaf)
+        groups["difference" if "difference" in leaf.path else group].append(leaf)
     titles = {
         "model": "",
         "baselines": "What it has to beat, on the same persons:",
@@ -148,8 +148,7 @@ def _results(facts: Facts) -> Lines:
 
 
 def _plain(leaf: Leaf, group: str) -> str:
-    path = leaf.path[1:] if leaf.path[0] == group else leaf.path
-    return " ".join(path).replace("_", " ")
+    return " ".join(part for part in leaf.path if part != group).replace("_", " ")
 
 
 def _training(facts: Facts) -> Lines:

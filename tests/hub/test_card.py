@@ -34,7 +34,8 @@ def test_the_header_is_what_the_hub_reads(risk_card):
     assert data.license == "apache-2.0" and data.library_name == "fm_med"
     assert {"fm_med", "ecg", "survival"} <= set(data.tags) and data.language == ["en", "de"]
     assert data.base_model is None  # a folder at home is nobody's base
-    [result] = data.eval_results
+    result, folds = data.eval_results  # no baselines, no result on nine persons
+    assert folds.metric_value == 0.69
     assert (result.metric_type, result.metric_value) == ("c_index", 0.71)
     assert result.metric_name == "model.c_index (N=500, 95% interval 0.650 to 0.770)"
     assert result.dataset_name == "simulated hospital a"
@@ -51,6 +52,7 @@ def test_the_page_says_what_matters(risk_card):
         "| c index | 0.710 (0.650 to 0.770) | 500 |",
         "| age sex c index | 0.660 (0.600 to 0.720) | 500 |",
         "| age sex c index | 0.050 (0.010 to 0.090) | 500 |",
+        "| cross validation age sex c index | 0.640 (0.600 to 0.700) | 500 |",
         "Weights trained: lora",
         "Seed: 7",
         "Python 3.11.7, torch 2.13.0",
