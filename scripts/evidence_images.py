@@ -98,12 +98,12 @@ def by_fold(folder: Path, statistic: Any = accuracy) -> np.ndarray:
     )
 
 
-def shown(name: str, scores: np.ndarray, bar: float | None = None) -> str:
-    """Return a line: mean over folds, their t interval of 95 %, and the bar."""
+def shown(name: str, scores: np.ndarray, bar: float | None = None, *, unit: str = "folds") -> str:
+    """Return a line: mean over folds or draws, their t interval of 95 %, and the bar."""
     from scipy.stats import t
 
     reach = t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / np.sqrt(len(scores))
-    line = f"{name:<58}{scores.mean():.3f} ± {reach:.3f} ({len(scores)} folds)"
+    line = f"{name:<58}{scores.mean():.3f} ± {reach:.3f} ({len(scores)} {unit})"
     return (
         line
         if bar is None

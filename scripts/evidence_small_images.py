@@ -50,19 +50,39 @@ def transfer(work: Path, folds: int) -> list[str]:
 
     data = load_digits()
     high = np.flatnonzero(data.target >= 5)
+    digit_cohort(work, "digits-low", np.flatnonzero(data.target < 5))
     cohort = open_cohort(digit_cohort(work, "digits-high", high))
     rows = pa.concat_tables(list(cohort.splits.values()))
-    skip = hub.load(pretrained(work)).embed(rows)
-    last = skip[:, -2 * SMALL["encoder_settings"]["widths"][-1] :]
     label = np.unique(rows["class"].to_pylist(), return_inverse=True)[1]
+    lines = gains("four stages", ordinary(work), rows, label, 0.05)
+    lines += gains("three stages, trained on all", pretrained(work), rows, label, None)
+    for n in (5, 10, 20):
+        lines += together(work, few(work, high, data.target[high], n), n, folds)
+    return lines
+
+
+def ordinary(work: Path) -> Path:
+    """Return an ordinary network of four stages, trained on the last one's features."""
+    encoder = {"widths": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "pooling": "last"}
+    settings = SMALL | {"encoder_settings": encoder}
+    return run(work / "pretrained-deep", work / "cohort-digits-low", settings) / "model"
+
+
+def gains(
+    name: str, model: Path, rows: pa.Table, label: np.ndarray, bar: float | None
+) -> list[str]:
+    """Compare an SVM on the features of every stage with one on the last stage's."""
+    encoder = (loaded := hub.load(model)).encoder
+    encoder.config.pooling = "skip"
+    skip = loaded.embed(rows)
+    last = skip[:, -2 * encoder.config.hidden_size :]
     lines = []
     for n in (5, 10, 20):
         scores = np.array([drawn(features, label, n) for features in (last, skip)])
-        gain = scores[1] - scores[0]
-        lines.append(shown(f"transfer, n = {n} per class: last + SVM, 8 draws", scores[0]))
-        lines.append(shown(f"transfer, n = {n} per class: skip + SVM, 8 draws", scores[1]))
-        lines.append(shown(f"transfer, n = {n} per class: skip - last", gain, 0.05))
-        lines += together(work, few(work, high, data.target[high], n), n, folds)
+        title = f"{name}, n = {n}:"
+        lines.append(shown(f"{title} last + SVM", scores[0], unit="draws"))
+        lines.append(shown(f"{title} skip + SVM", scores[1], unit="draws"))
+        lines.append(shown(f"{title} skip - last", scores[1] - scores[0], bar, unit="draws"))
     return lines
 
 
