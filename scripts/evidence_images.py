@@ -46,10 +46,11 @@ SMALL = {
     "processor_settings": {"height": 16, "width": 16},
     "peft": "full",
     "augment": "none",
-    "num_epochs": 24,
+    "num_epochs": 20,
     "learning_rate": 0.003,
-    "per_device_batch_size": 32,
+    "per_device_batch_size": 64,
 }
+LONGER = {"num_epochs": 24, "per_device_batch_size": 32}
 WHITE = {
     "processor_settings": {"height": 60, "width": 60},
     "imbalance": "weight",
@@ -194,7 +195,7 @@ def digits(work: Path, folds: int) -> list[str]:
     lines = []
     for attention in (True, False):
         encoder = {**SMALL["encoder_settings"], "attention": attention}
-        settings = SMALL | crossed(max(folds, 5)) | {"encoder_settings": encoder}
+        settings = SMALL | LONGER | crossed(max(folds, 5)) | {"encoder_settings": encoder}
         folder = run(work / f"digits-{'with' if attention else 'without'}", cohort, settings)
         name = f"digits: {'with' if attention else 'without'} spatial attention, accuracy"
         lines.append(shown(name, by_fold(folder), 0.99))
