@@ -21,8 +21,8 @@ from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
 from fm_med.image.augment import ImageAugmentation
 from fm_med.image.augment import augment as augment_images
+from fm_med.image.backbone_families import FAMILIES as VISION_FAMILIES
 from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
-from fm_med.image.hub_backbone import FAMILIES as VISION_FAMILIES
 from fm_med.image.hub_backbone import adopt as adopt_backbone
 from fm_med.image.processor import ImageProcessor
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS

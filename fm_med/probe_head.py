@@ -165,7 +165,7 @@ def fit_probe_head(
         scores.append(right / len(label))
     best = int(np.argmax(scores))
     cost = COSTS[kind][best]
-    fitted = _fit_final(kind, cost, splits, x, label, weight)
+    fitted = _fit_final(kind, cost, splits, (x, label, weight))
     head = export(fitted, mean, scale, classes=classes)
     return head, {"head": kind, "cost": cost, "inner_accuracy": scores[best]}
 
@@ -174,13 +174,12 @@ def _fit_final(
     kind: Kind,
     cost: float,
     splits: list[tuple[np.ndarray, np.ndarray]],
-    x: np.ndarray,
-    label: np.ndarray,
-    weight: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> Any:
     """Fit all rows; an SVM's sigmoids are fitted on the decisions of the inner folds."""
     from sklearn.calibration import CalibratedClassifierCV
 
+    x, label, weight = rows
     model = _estimator(kind, cost)
     if kind == "svm":
         model = CalibratedClassifierCV(model, ensemble=False, cv=splits)

@@ -139,6 +139,8 @@ def _join_lists(argv: Sequence[str], lists: Mapping[str, type | None]) -> list[s
 
 def _listed(words: list[str], item: type | None) -> str:
     """Write a list for the parser; numbers bare, so that it can check them."""
+    if len(words) == 1 and words[0].startswith("["):  # it was written as a list already
+        return words[0]
     return json.dumps(words) if item is str else f"[{', '.join(words)}]"
 
 

@@ -181,20 +181,18 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     if processes > 1 or config.micro_batch_size is not None:
         refuse_batch_norm(tuning.predictor.train())
-    plan = sampler.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
-    schedule = optim.Schedule(*plan)
+    epochs, warmup = config.num_epochs, config.warmup_share
+    schedule = optim.Schedule(sampler.steps_per_epoch, epochs, warmup, config.patience)
     rates = config.learning_rate, config.head_learning_rate, config.weight_decay
     optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
-    model, optimizer, tuning.predictor = distributed.prepare(
-        accelerator, tuning.predictor, optimizer
-    )
+    prepared = distributed.prepare(accelerator, tuning.predictor, optimizer)
+    model, optimizer, tuning.predictor = prepared
     average = optim.WeightAverage(model, config.ema_decay)
     steps, data = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
     run.say(f"{data} on {processes} process(es), {steps} steps")
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
-    step, best = 0, dict[str, Any](step=0, score=float("inf"))
-    if config.resume:
-        step, best = run.resume(best)
+    best = dict[str, Any](step=0, score=float("inf"))
+    step, best = run.resume(best) if config.resume else (0, best)
     model.train()
     with Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):

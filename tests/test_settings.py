@@ -85,6 +85,7 @@ def test_lists_may_be_given_in_one_flag_or_several(argv):
         (["--horizons", "1", "3", "0.5"], [1.0, 3.0, 0.5], None),
         (["--horizons=1", "--horizons", "3", "--widths", "8"], [1.0, 3.0], [8]),
         (["--horizons=[1, 3]", "--widths", "8", "16"], [1.0, 3.0], [8, 16]),
+        (["--horizons", "[1, 3]", "--widths", "[8]"], [1.0, 3.0], [8]),
     ],
 )
 def test_lists_of_numbers_are_numbers(flags, horizons, widths):

@@ -18,7 +18,8 @@ from transformers import (
 from fm_med import hub
 from fm_med.cohort import CohortCard
 from fm_med.errors import InputError
-from fm_med.image.hub_backbone import FAMILIES, HubBackboneConfig, HubBackboneModel
+from fm_med.image.backbone_families import FAMILIES
+from fm_med.image.hub_backbone import HubBackboneConfig, HubBackboneModel
 from fm_med.image.processor import ImageProcessor
 from fm_med.lora import attach_lora, check_adapter, load_adapter, merge, save_adapter
 

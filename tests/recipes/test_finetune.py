@@ -232,8 +232,9 @@ def test_two_processes_have_the_loss_curve_of_one(place, risk):
     assert done.returncode == 0, done.stderr
     for name in ("loss", "validation_loss"):
         np.testing.assert_allclose(curve(folder, name), curve(risk[0], name), rtol=1e-3)
-    one, two = of_test(risk[0]), of_test(folder)
-    np.testing.assert_allclose(two["log_hazard"], one["log_hazard"], atol=2e-3)
+    # Cox's loss does not fix the level of the log-hazards, so rounding moves all of them alike.
+    one, two = (of_test(path)["log_hazard"] for path in (risk[0], folder))
+    np.testing.assert_allclose(two - two.mean(), one - one.mean(), atol=2e-3)
 
 
 def test_few_events_keep_a_saved_encoder_frozen(place, risk, followed, capsys):

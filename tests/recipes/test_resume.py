@@ -65,7 +65,7 @@ def test_killed_seven_times(argv, tmp_path):
         "in the best weights": ("fm_med.best_weights", "save_file", 1, "half"),
         "between epoch and checkpoint": ("fm_med.run", "Run.save", 2, "before"),
         "in the report": ("fm_med.pretraining_report", "write_report", 1, "before"),
-        "in the model": ("fm_med.hub", "_check_saved", 1, "before"),
+        "in the model": ("fm_med.hub.saving", "_check_encoder", 1, "before"),
     }
     resume = ()
     for moment, kill in kills.items():
