@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import extract_model_from_parallel, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -71,7 +71,8 @@ def full_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
     Every process must call this; with a sharded model only the main process gets them.
     """
-    state: dict[str, Any] = get_model_state_dict(model, options=FULL_STATE)
+    inner = extract_model_from_parallel(model)
+    state: dict[str, Any] = get_model_state_dict(inner, options=FULL_STATE)
     return {name: value.contiguous() for name, value in state.items()}
 
 

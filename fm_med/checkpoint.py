@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import extract_model_from_parallel, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -30,6 +30,7 @@ from fm_med.best_weights import FULL_STATE, drop_older_best, full_state, write_o
 from fm_med.errors import InputError
 from fm_med.optim import WeightAverage
 from fm_med.random_state import random_state, set_random_state
+from fm_med.zero import ZeroOptimizer
 
 SCHEMA_VERSION = 1
 
@@ -39,7 +40,7 @@ def save_checkpoint(
     *,
     step: int,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ZeroOptimizer,
     accelerator: Accelerator,
     state: dict[str, Any],
     average: WeightAverage | None = None,
@@ -63,7 +64,7 @@ def save_checkpoint(
         InputError: The disk is full or not writable; earlier checkpoints are untouched.
     """
     model_state = full_state(model)
-    optimizer_state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL_STATE)
+    optimizer_state = _optimizer_state(model, optimizer)
     average_state = _average_state(model, average)
     random_states = gather_object([random_state()])
     manifest = {
@@ -101,7 +102,7 @@ def load_checkpoint(
     path: Path,
     *,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ZeroOptimizer,
     accelerator: Accelerator,
     average: WeightAverage | None = None,
 ) -> tuple[int, dict[str, Any]]:
@@ -119,6 +120,7 @@ def load_checkpoint(
             f"{path} was written by {manifest['num_processes']} process(es) and this run has "
             f"{accelerator.num_processes}; resume with the same number"
         )
+    model = extract_model_from_parallel(model)
     if average is not None and average.decay > 0:
         set_model_state_dict(model, load_file(path / "average.safetensors"), options=FULL_STATE)
         average.restart()
@@ -127,7 +129,10 @@ def load_checkpoint(
         "state": _nested(load_file(path / "optimizer.safetensors")),
         "param_groups": manifest["param_groups"],
     }
-    set_optimizer_state_dict(model, optimizer, optimizer_state, options=FULL_STATE)
+    if isinstance(optimizer, ZeroOptimizer):
+        optimizer.load_full_state(optimizer_state)
+    else:
+        set_optimizer_state_dict(model, optimizer, optimizer_state, options=FULL_STATE)
     if accelerator.scaler and manifest["scaler"]:
         accelerator.scaler.load_state_dict(manifest["scaler"])
     rank = accelerator.process_index
@@ -188,7 +193,7 @@ def resume(
     folder: Path,
     *,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ZeroOptimizer,
     accelerator: Accelerator,
     average: WeightAverage | None = None,
 ) -> tuple[int, dict[str, Any]]:
@@ -232,6 +237,14 @@ def _write(
             save_file(content, file)
             manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
         (temporary / "checkpoint.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _optimizer_state(model: nn.Module, optimizer: Optimizer | ZeroOptimizer) -> dict[str, Any]:
+    """Return the state of the optimiser by parameter, put together from all processes."""
+    if isinstance(optimizer, ZeroOptimizer):
+        return optimizer.full_state()
+    inner = extract_model_from_parallel(model)
+    return get_optimizer_state_dict(inner, optimizer, options=FULL_STATE)
 
 
 def _average_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:

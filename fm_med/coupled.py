@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fm_med.distributed import gather_batch, gather_sizes
+from fm_med.distributed import gather_batch, gather_sizes, needs_equal_pieces
 from fm_med.errors import InputError
 
 Tensors = dict[str, Tensor]
@@ -70,7 +70,7 @@ def coupled_backward(
             "use fewer processes or leave out the last batch"
         )
     pieces = cut(sizes[accelerator.process_index], micro_batch_size)
-    if accelerator.is_fsdp2:
+    if needs_equal_pieces(accelerator):
         pieces = cut_alike(sizes, micro_batch_size)[accelerator.process_index]
     step = _Step(accelerator, model, inputs, targets, loss, row_loss, sum(sizes))
     # All processes take the same way, or their collective calls would not meet.
@@ -204,7 +204,7 @@ def cut(rows: int, micro_batch_size: int | None) -> list[slice]:
 def cut_alike(sizes: list[int], micro_batch_size: int | None) -> list[list[slice]]:
     """Cut the rows of all processes into equally many micro-batches.
 
-    A sharded model is put together for each of them by all processes at once.
+    A sharded model is put together, or its gradient is, for each of them by all at once.
 
     Raises:
         InputError: A process has fewer rows than another one has micro-batches.

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.optim import Optimizer
 
 from fm_med.errors import InputError
+from fm_med.zero import ZeroAccelerator, asked_stage
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,13 +33,16 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
         options: Handed to `accelerate.Accelerator`.
 
     Raises:
-        InputError: The launcher started more processes than the group has.
+        InputError: The launcher started more processes than the group has, or DeepSpeed was asked
+            for in a way that is not supported.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     if mixed_precision == "auto":
         mixed_precision = "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
-    made = Accelerator(cpu=on_cpu, mixed_precision=mixed_precision, **options)
+    options |= {"cpu": on_cpu, "mixed_precision": mixed_precision}
+    stage = asked_stage()
+    made = ZeroAccelerator(stage=stage, **options) if stage else Accelerator(**options)
     if made.num_processes != launched:
         raise InputError(
             f"{launched} processes were launched but this run sees {made.num_processes}; "
@@ -86,6 +90,15 @@ def whole(accelerator: Accelerator, trained: nn.Module, twin: nn.Module) -> Iter
         yield
     finally:
         twin.cpu()
+
+
+def needs_equal_pieces(accelerator: Accelerator) -> bool:
+    """Tell whether all processes must back-propagate equally many micro-batches.
+
+    They must where each micro-batch is sent for: weights by FSDP2, gradients by ZeRO's stage 2.
+    """
+    stage = accelerator.zero_stage if isinstance(accelerator, ZeroAccelerator) else 0
+    return bool(accelerator.is_fsdp2) or stage == 2
 
 
 def native_bf16(device: str) -> bool:

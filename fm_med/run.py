@@ -256,10 +256,11 @@ class Run:
 def refuse_sharding(accelerator: Accelerator) -> None:
     """Refuse the ways to shard a model that would break a promise of this package.
 
-    DeepSpeed's engine steps inside the backward pass, so a step could be neither checked before it
-    is taken nor put together from two passes; FSDP1 has flat parameters; FSDP2's loading on one
-    process leaves the frozen text model empty on the others; its recomputed activations draw
-    another dropout (Accelerate 1.15 does not keep the random state).
+    Accelerate lets DeepSpeed step inside the backward pass, so a step could be neither checked
+    before it is taken nor put together from two passes (see `fm_med.zero` for how it can); FSDP1
+    has flat parameters; FSDP2's loading on one process leaves the frozen text model empty on the
+    others; its recomputed activations draw another dropout (Accelerate 1.15 does not keep the
+    random state).
 
     Raises:
         InputError: Accelerate was configured for one of these.
@@ -267,8 +268,8 @@ def refuse_sharding(accelerator: Accelerator) -> None:
     kind, advice = accelerator.distributed_type, "use recipes/accelerate/fsdp2.yaml"
     if kind == DistributedType.DEEPSPEED:
         raise InputError(
-            f"DEEPSPEED is not supported, as it steps before a step can be checked: {advice}, or "
-            "multi_gpu.yaml where the model fits into one GPU"
+            "Accelerate's own DEEPSPEED is not supported, as it steps before a step can be "
+            "checked: use recipes/accelerate/deepspeed.yaml with fm_med.distributed.accelerator"
         )
     if kind != DistributedType.FSDP:
         return

@@ -24,6 +24,8 @@ from fm_med import distributed as processes
 from fm_med.coupled import coupled_backward
 from fm_med.objectives import contrastive_loss
 
+DTYPE = torch.float64
+
 
 def shard(made, **options):
     """Turn an Accelerator of CPU processes into one that shards."""
@@ -57,7 +59,7 @@ class Towers(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(1))
         self.direct = nn.Parameter(torch.ones(1))
         self.register_buffer("mean", torch.full((4,), 0.5))
-        self.double()
+        self.to(DTYPE)
         for part in self.modules():
             if isinstance(part, nn.Dropout):
                 part.p = dropout
@@ -83,7 +85,7 @@ def build(dropout=0.0):
 def batch(step, rows):
     """Return the rows `rows` of a batch of twelve."""
     generator = torch.Generator().manual_seed(step)
-    signal, text = (torch.randn(12, n, generator=generator).double() for n in (3, 4))
+    signal, text = (torch.randn(12, n, generator=generator).to(DTYPE) for n in (3, 4))
     ids = torch.arange(12) // 2
     return {"signal": signal[rows], "text": text[rows]}, {"id": ids[rows]}
 
@@ -171,9 +173,10 @@ class Trainer:
 
     def state(self):
         options = StateDictOptions(full_state_dict=True)
-        state = {k: v.clone() for k, v in get_model_state_dict(self.model, options=options).items()}
+        model = self.made.unwrap_model(self.model)
+        state = {k: v.clone() for k, v in get_model_state_dict(model, options=options).items()}
         with self.average.in_place():
-            averaged = get_model_state_dict(self.model, options=options)
+            averaged = get_model_state_dict(model, options=options)
             state |= {f"average.{k}": v.clone() for k, v in averaged.items()}
         return state
 

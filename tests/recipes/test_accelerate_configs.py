@@ -18,6 +18,7 @@ FOLDER = RECIPES / "accelerate"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 KINDS = {
     "cpu": "MULTI_CPU",
+    "deepspeed": "DEEPSPEED",
     "fsdp2": "FSDP",
     "multi_gpu": "MULTI_GPU",
     "multi_node": "MULTI_GPU",
@@ -32,7 +33,7 @@ def test_accelerate_knows_every_key(path):
     assert config.distributed_type.value == KINDS[path.stem]
     # It does not look into the second level: those keys must be options of `accelerate launch`.
     known = {action.dest for action in launch_command_parser()._actions}
-    assert {*config.mpirun_config, *config.fsdp_config} <= known
+    assert {*config.mpirun_config, *config.fsdp_config, *config.deepspeed_config} <= known
     assert path.read_text().startswith("# ") and "accelerate launch" in path.read_text()
 
 
@@ -57,7 +58,7 @@ def accelerator_of(kind, **plugin):
 @pytest.mark.parametrize(
     ("kind", "plugin", "message"),
     [
-        ("DEEPSPEED", {}, "DEEPSPEED is not supported.*fsdp2.yaml, or multi_gpu.yaml"),
+        ("DEEPSPEED", {}, "Accelerate.s own DEEPSPEED.*deepspeed.yaml with fm_med.distributed"),
         ("FSDP", {"fsdp_version": 1}, "fsdp_version 1 is not.*fsdp2.yaml"),
         ("FSDP", {"cpu_ram_efficient_loading": True}, "fsdp_cpu_ram_efficient_loading"),
         ("FSDP", {"activation_checkpointing": True}, "fsdp_activation_checkpointing"),
