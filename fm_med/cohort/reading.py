@@ -113,8 +113,10 @@ def describe_cohort(path: str | os.PathLike[str]) -> str:
     """
     cohort = open_cohort(path)
     card = cohort.card
-    rate = f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed rates"
-    lines = [f"{card.name}: {card.modality}, {card.units}, {rate}, {cohort.path}"]
+    what = [card.modality, card.units]
+    if card.modality == "ecg":
+        what.append(f"{card.sampling_rate:g} Hz" if card.sampling_rate else "mixed rates")
+    lines = [f"{card.name}: {', '.join([*what, str(cohort.path)])}"]
     for split, table in cohort.splits.items():
         lines.append(
             f"  {split:<11}{table.num_rows:>8} recordings {card.subjects[split]:>8} subjects"

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from fm_med.ecg.filtering import (
     Band,
@@ -25,12 +24,10 @@ from fm_med.ecg.processor_checks import check_leads, check_recording, check_sett
 from fm_med.ecg.recording import Recording
 from fm_med.ecg.storage import SIGNAL_SCHEMA, StoredSignals, decode
 from fm_med.errors import InputError
-
-# Transformers writes the first; the second is what a multimodal processor's folder may carry.
-_FOREIGN_KEYS = {"feature_extractor_type", "processor_class"}
+from fm_med.processors import StrictProcessor
 
 
-class EcgProcessor(FeatureExtractionMixin):
+class EcgProcessor(StrictProcessor):
     """Prepares ECGs for an encoder; saved beside its weights as `preprocessor_config.json`.
 
     Per recording: leads in the order of `LEADS` by name, missing samples interpolated within their
@@ -197,31 +194,6 @@ class EcgProcessor(FeatureExtractionMixin):
     def encoder_settings(self) -> dict[str, Any]:
         """Return what a new encoder's config must take from the processor: nothing for ECGs."""
         return {}
-
-    @classmethod
-    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a processor from the keys of its file; every one must be there and known.
-
-        Args:
-            feature_extractor_dict: Content of `preprocessor_config.json`.
-            kwargs: Settings that replace those of the file.
-
-        Raises:
-            InputError: if keys are missing or unknown: a processor that guesses would feed the
-                encoder something that it was not trained on.
-        """
-        known = set(inspect.signature(cls.__init__).parameters) - {"self"}
-        found = {k: v for k, v in feature_extractor_dict.items() if k not in _FOREIGN_KEYS}
-        for problem, keys in (
-            ("lacks", known - found.keys()),
-            ("has unknown", found.keys() - known),
-        ):
-            if keys:
-                raise InputError(
-                    f"preprocessor_config.json {problem} keys {', '.join(sorted(keys))}; an ECG "
-                    f"processor has exactly {', '.join(sorted(known))}"
-                )
-        return super().from_dict(found, **kwargs)
 
     def _prepare(
         self,

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 
 from fm_med.examples import Examples
+from fm_med.survival.planning import SE_TIMES_ROOT_EVENTS
 from fm_med.tasks import Task
 
 PeftMethod = Literal["auto", "lora", "dora", "none", "full"]
@@ -57,8 +58,9 @@ def warn_few_events(task: Task, examples: Examples, folds: int) -> str | None:
     per_fold = int(examples.targets["event"].sum()) / folds
     if per_fold >= FEW_EVENTS:
         return None
+    error = SE_TIMES_ROOT_EVENTS / np.sqrt(max(per_fold, 1))
     return (
         f"warning: about {per_fold:.0f} events per fold, fewer than {FEW_EVENTS}; the C-index of "
-        f"one fold then has a standard error near {0.26 / np.sqrt(max(per_fold, 1)):.2f}: read the "
+        f"one fold then has a standard error near {error:.2f}: read the "
         "interval over all folds, not single folds"
     )

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from fm_med.metrics import Interval
 from fm_med.report.figures import intervals_figure
 from fm_med.report.page import Box, Figure, KeyNumber, Section, Table
@@ -12,11 +10,11 @@ from fm_med.report.survival_figures import lines_figure
 from fm_med.report.survival_results import (
     BASELINES,
     MODEL,
-    SE_TIMES_ROOT_EVENTS,
     SurvivalResults,
     cell,
     p_text,
 )
+from fm_med.survival.planning import SE_TIMES_ROOT_EVENTS, c_index_half_width
 
 PRECISION = "What this number of events allows"
 RIVALS = {
@@ -28,12 +26,12 @@ RIVALS = {
 
 def precision_box(events: int, training_events: int | None = None) -> Box:
     """Return in plain words what a number of events allows one to say."""
-    half = 1.96 * SE_TIMES_ROOT_EVENTS / np.sqrt(max(events, 1))
+    half = c_index_half_width(max(events, 1))
     text = (
         f"{events:,} persons of the test had the event. Chance alone moves a C-index measured on "
-        f"that many events by about ± {half:.2f} (1.96 × 0.26 / √events). A single model's C-index "
-        "is known no better than that; two models tested on the same persons can be compared more "
-        "closely, which is what the differences below do."
+        f"that many events by about ± {half:.2f} (1.96 × {SE_TIMES_ROOT_EVENTS} / √events). A "
+        "single model's C-index is known no better than that; two models tested on the same "
+        "persons can be compared more closely, which is what the differences below do."
     )
     if half > 0.1:
         text += (

@@ -18,7 +18,6 @@ BASELINES = {
     "clinical": "Clinical covariates (Cox)",
     "oracle": "Known truth (simulation)",
 }
-SE_TIMES_ROOT_EVENTS = 0.26  # measured in simulations over a wide range of settings
 LINE = tuple[np.ndarray, np.ndarray]
 SURVIVAL_FOOTER = (
     "Square brackets hold 95 % intervals; persons, not recordings, are the unit of resampling. "
