@@ -18,6 +18,7 @@ from fm_med.blocks import initialise
 from fm_med.errors import InputError
 from fm_med.image.backbone_families import FAMILIES, Family
 from fm_med.image.processor import ImageProcessor
+from fm_med.image.views import Views, over_views
 from fm_med.quiet import quietly
 
 # What says nothing about the network, or only what its old head told apart.
@@ -39,6 +40,8 @@ class HubBackboneConfig(PreTrainedConfig):
             evenly spread), which helps frozen features on images unlike those of training.
         norms: "frozen" keeps the statistics of BatchNorms as the checkpoint has them: a small set
             only spoils them, and an adapter does not carry them. "trained" is for random weights.
+        test_time_views: In evaluation mode, features are the mean over so many views of the image,
+            mirrored and turned (1, 2, 4 or 8); for images that have no up or down.
     """
 
     model_type = "fm_med_hub_backbone"
@@ -46,6 +49,7 @@ class HubBackboneConfig(PreTrainedConfig):
     backbone: dict[str, Any] | None = None
     pooling: Literal["last", "skip"] = "last"
     norms: Literal["frozen", "trained"] = "trained"
+    test_time_views: Views = 1
 
     @property
     def family(self) -> Family:
@@ -156,26 +160,35 @@ class HubBackboneModel(PreTrainedModel):
             raise InputError(
                 f"pixel_values must be (batch, 3, height, width), its shape is {shape}"
             )
+        output, states, pooled = self._encode(pixel_values, output_attentions)
+        views = self.config.test_time_views
+        if views > 1 and not self.training:
+            pooled = over_views(
+                pooled, lambda seen: self._encode(seen, False)[2], pixel_values, views
+            )
         tokens = self.config.family.tokens
-        output = self._run(pixel_values, tokens and output_attentions)
-        if tokens:
-            states = list(output.hidden_states[1:])
-            states[-1] = output.last_hidden_state
-            last, parts = states[-1], self._of_tokens(states)
-        else:
-            count = len(self.config.backbone_config().hidden_sizes)
-            states = list(output.hidden_states[-count:])
-            last = states[-1].flatten(2).transpose(1, 2)
-            parts = [state.mean((2, 3)) for state in states[:-1]]
-            parts.append(output.pooler_output.flatten(1))
-        used = parts if self.config.pooling == "skip" else parts[-1:]
         attentions = tuple(output.attentions) if tokens and output_attentions else ()
         return BaseModelOutputWithPooling(
-            last_hidden_state=last,
-            pooler_output=torch.cat(used, 1),
+            last_hidden_state=states[-1] if tokens else states[-1].flatten(2).transpose(1, 2),
+            pooler_output=pooled,
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=attentions if output_attentions else None,
         )
+
+    def _encode(self, pixel_values: Tensor, attentions: bool) -> tuple[Any, list[Tensor], Tensor]:
+        """Return the backbone's output, its states, and the pooled features."""
+        tokens = self.config.family.tokens
+        output = self._run(pixel_values, tokens and attentions)
+        if tokens:
+            states = list(output.hidden_states[1:])
+            states[-1] = output.last_hidden_state
+            parts = self._of_tokens(states)
+        else:
+            count = len(self.config.backbone_config().hidden_sizes)
+            states = list(output.hidden_states[-count:])
+            parts = [state.mean((2, 3)) for state in states[:-1]]
+            parts.append(output.pooler_output.flatten(1))
+        return output, states, torch.cat(parts if self.config.pooling == "skip" else parts[-1:], 1)
 
     def _run(self, pixel_values: Tensor, attentions: bool) -> Any:
         """Call the backbone; its fused attention has no weights to show, so it is put off."""

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from fm_med.blocks import initialise
 from fm_med.errors import InputError
+from fm_med.image.views import Views, over_views
 
 
 @strict
@@ -27,6 +28,8 @@ class SpatialAttentionConfig(PreTrainedConfig):
         pooling: "last" pools the last stage; "skip" pools every stage and joins them, which helps
             frozen features on images unlike those of training.
         dropout: Of whole channels, after each stage.
+        test_time_views: In evaluation mode, features are the mean over so many views of the image,
+            mirrored and turned (1, 2, 4 or 8); for images that have no up or down.
     """
 
     model_type = "fm_med_spatial_attention"
@@ -39,6 +42,7 @@ class SpatialAttentionConfig(PreTrainedConfig):
     kernel_size: int = 7
     pooling: Literal["last", "skip"] = "last"
     dropout: float = 0.1
+    test_time_views: Views = 1
 
     @property
     def hidden_size(self) -> int:
@@ -181,6 +185,20 @@ class SpatialAttentionModel(PreTrainedModel):
                 f"pixel_values must be (batch, 3, height, width) of at least {smallest} pixels a "
                 f"side, its shape is {shape}"
             )
+        states, attentions = self._stages(pixel_values)
+        pooled = self._pool(states)
+        if config.test_time_views > 1 and not self.training:
+            encode = lambda seen: self._pool(self._stages(seen)[0])  # noqa: E731
+            pooled = over_views(pooled, encode, pixel_values, config.test_time_views)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states[-1].flatten(2).transpose(1, 2),
+            pooler_output=pooled,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=_shares(attentions) if output_attentions else None,
+        )
+
+    def _stages(self, pixel_values: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Return the features of each stage and each block's weights of places."""
         # Convolutions of few channels are a quarter faster with the channels last.
         x = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
         x = functional.relu(self.stem_norm(x))
@@ -189,16 +207,14 @@ class SpatialAttentionModel(PreTrainedModel):
             for block in stage.children():
                 x, weights = block(x)
                 attentions.append(weights)
-            x = functional.dropout2d(x, config.dropout, training=self.training)
+            x = functional.dropout2d(x, self.config.dropout, training=self.training)
             states.append(x)
-        pooled = states if config.pooling == "skip" else states[-1:]
-        parts = [part for s in pooled for part in (s.mean((2, 3)), s.amax((2, 3)))]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=x.flatten(2).transpose(1, 2),
-            pooler_output=torch.cat(parts, 1),
-            hidden_states=tuple(states) if output_hidden_states else None,
-            attentions=_shares(attentions) if output_attentions else None,
-        )
+        return states, attentions
+
+    def _pool(self, states: list[Tensor]) -> Tensor:
+        """Return mean and maximum over places, (batch, pooled_size)."""
+        pooled = states if self.config.pooling == "skip" else states[-1:]
+        return torch.cat([part for s in pooled for part in (s.mean((2, 3)), s.amax((2, 3)))], 1)
 
 
 def _shares(weights: list[Tensor | None]) -> tuple[Tensor, ...]:
