@@ -208,6 +208,27 @@ def test_classes_are_those_of_the_training_split_numbers_by_size():
         make_task("classification", cohort({"label": ["a", "a"]}))
 
 
+def test_the_cards_only_column_of_classes_is_the_default_target():
+    columns = {"subtype": ["a", "b", "b"], "sex": ["f", "m", "f"]}
+    one = make_task("classification", cohort(columns, classes={"subtype": ["a", "b"]}))
+    assert one.columns == ("subtype",)
+    two = {"subtype": ["a", "b"], "sex": ["f", "m"]}
+    with pytest.raises(InputError, match="choose one of subtype, sex with --target"):
+        make_task("classification", cohort(columns, classes=two))
+    named = make_task("classification", cohort(columns, classes=two), columns=["sex"])
+    assert named.columns == ("sex",)
+
+
+def test_a_row_below_the_threshold_is_called_no_class():
+    task = make_task("classification", cohort({"subtype": ["a", "b"]}), columns=["subtype"])
+    logits = np.log([[0.6, 0.4], [0.1, 0.9], [0.75, 0.25]])
+    assert task.confidence(logits) == pytest.approx([0.6, 0.9, 0.75])
+    found = task.decisions(logits, 0.75 - 1e-9)
+    assert found["predicted"].tolist() == ["no confident subtype", "b", "a"]
+    assert found["confident"].tolist() == [False, True, True]
+    assert task.decisions(logits, None)["predicted"].tolist() == ["a", "b", "a"]
+
+
 def test_probabilities_are_named_by_class():
     task = make_task("classification", cohort({"label": ["a", "b"]}))
     columns = task.columns_of(np.array([[0.0, np.log(3.0)], [1000.0, 0.0]]))

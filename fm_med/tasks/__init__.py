@@ -33,7 +33,7 @@ def make_task(
         name: One of `TASKS`.
         cohort: Its card names the follow-up columns and label sets; its training split the classes.
         columns: Target columns, or the name of a label set. Default: the card's follow-up, its
-            first label set, or the column "label" or "target".
+            first label set, its only column of classes, or the column "label" or "target".
         loss: One of the task's `losses`; default: the first.
         time_unit: The unit that the caller expects of the follow-up.
 

@@ -132,10 +132,18 @@ class ClassificationTask(Task):
     def of_cohort(cls, cohort: Cohort, columns: Sequence[str] | None, loss: str) -> Self:
         """Take the classes that occur in the column's training rows, sorted.
 
+        Without a column, the card's only column of classes is meant, else "label".
+
         Raises:
             InputError: Not one column, or fewer than two classes.
         """
-        names = tuple(columns) if columns else ("label",)
+        known = tuple(cohort.card.classes)
+        if not columns and len(known) > 1 and "label" not in known:
+            raise InputError(
+                f"{cohort.path} has several columns of classes; choose one of "
+                f"{', '.join(known)} with --target"
+            )
+        names = tuple(columns) if columns else known if len(known) == 1 else ("label",)
         if len(names) != 1:
             raise InputError(f"the task classification has one target column, not {len(names)}")
         found = {text for text in _texts(cohort.column("train", names[0])) if text is not None}
@@ -203,6 +211,28 @@ class ClassificationTask(Task):
         shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True))
         probability = shifted / shifted.sum(1, keepdims=True)
         return {f"probability_{name}": probability[:, k] for k, name in enumerate(self.classes)}
+
+    def confidence(self, outputs: np.ndarray) -> np.ndarray:
+        """Return (rows,) the probability of the most probable class."""
+        return np.stack(list(self.columns_of(outputs).values()), 1).max(1)
+
+    def decisions(self, outputs: np.ndarray, threshold: float | None) -> dict[str, np.ndarray]:
+        """Return the class that each row is called.
+
+        Args:
+            outputs: (rows, classes) of the head.
+            threshold: Rows of a smaller `confidence` are called no class; None calls every row.
+
+        Returns:
+            `predicted` (rows,) str, "no confident <column>" below the threshold; with a threshold
+            also `confident` (rows,) bool.
+        """
+        called = np.array(self.classes, dtype=object)[outputs.argmax(1)]
+        if threshold is None:
+            return {"predicted": called}
+        confident = self.confidence(outputs) >= threshold
+        called[~confident] = f"no confident {self.columns[0]}"
+        return {"predicted": called, "confident": confident}
 
 
 def label_columns(cohort: Cohort, columns: Sequence[str] | None) -> tuple[str, ...]:
