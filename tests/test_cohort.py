@@ -259,6 +259,18 @@ def test_equal_recordings_of_two_people_in_one_split_are_told(tmp_path):
     assert "equal recordings of different subjects: r0 = r3" in describe_cohort(folder)
 
 
+def test_a_row_without_follow_up_has_null_in_both_columns(tmp_path):
+    rows = two_splits()
+    rows["train"][2].update(time=None, event=None)
+    rows["train"][3].update(event=True)
+    folder = write(tmp_path / "cohort", rows)
+    assert check_cohort(folder) == []
+    told = describe_cohort(folder).splitlines()
+    events = sum(bool(row["event"]) for row in rows["train"])
+    assert told[1].endswith(f"{events} events, 1 without follow-up")
+    assert told[2].endswith("events")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -266,6 +278,7 @@ def test_equal_recordings_of_two_people_in_one_split_are_told(tmp_path):
         ({"time": float("nan")}, "'time' is missing or infinite in split 'train': r2"),
         ({"time": None}, "'time' is missing or infinite in split 'train': r2"),
         ({"event": None}, "'event' is missing in split 'train': r2"),
+        ({"time": float("nan"), "event": None}, "'time' is missing or infinite .* 'train': r2"),
         ({"record_id": "r1"}, "record ids are used more than once: r1"),
         ({"record_id": None}, r"1 row\(s\) have no record_id"),
         ({"sampling_rate": 500.0}, "sampling rates 100.0, 500.0 Hz, the card says 100 Hz"),

@@ -134,6 +134,19 @@ def test_a_bad_follow_up_is_refused(case):
         make_task("survival", where).targets(where, "train")
 
 
+def test_rows_with_null_in_time_and_event_have_no_follow_up():
+    follow_up = {"time": [1.0, None, 3.0], "event": [False, None, True]}
+    where = cohort(follow_up)
+    task = make_task("survival", where)
+    targets = task.targets(where, "train")
+    assert task.usable(targets).tolist() == [True, False, True]
+    assert targets["event"].tolist() == [False, False, True]
+    for column in follow_up:  # null in one of them only is a fault
+        half = cohort({**follow_up, column: [1.0, 0.0, 3.0] if column == "time" else [True] * 3})
+        with pytest.raises(InputError, match=r"in 1 row\(s\), first in train1"):
+            task.targets(half, "train")
+
+
 @pytest.mark.parametrize(
     ("event", "message"),
     [([False] * 6, "has no events: 'event' is false in all 6"), ([True] * 6, "nothing but events")],

@@ -164,20 +164,22 @@ def _identity_problems(tables: dict[str, pa.Table]) -> list[str]:
 
 
 def _follow_up_problems(split: str, table: pa.Table, time: str, event: str) -> list[str]:
+    """Return what is wrong with a follow-up; a row without one has null in both columns."""
     values = table.column(time).to_numpy().astype(float)
     records = table.column("record_id")
+    has_time, has_event = (table.column(name).is_valid().to_numpy() for name in (time, event))
 
     def named(wrong: np.ndarray) -> str:
         return first_of(records.take(np.flatnonzero(wrong)).to_pylist())
 
     problems = []
-    unusable = ~np.isfinite(values)
+    unusable = np.where(has_time, ~np.isfinite(values), has_event)
     if unusable.any():
         problems.append(f"{time!r} is missing or infinite in split {split!r}: {named(unusable)}")
     if (values < 0).any():
         problems.append(f"{time!r} is negative in split {split!r}: {named(values < 0)}")
-    if table.column(event).null_count:
-        unknown = table.column(event).is_null().to_numpy()
+    unknown = has_time & ~has_event
+    if unknown.any():
         problems.append(f"{event!r} is missing in split {split!r}: {named(unknown)}")
     return problems
 

@@ -122,8 +122,10 @@ def describe_cohort(path: str | os.PathLike[str]) -> str:
             f"  {split:<11}{table.num_rows:>8} recordings {card.subjects[split]:>8} subjects"
         )
         if card.event:
-            events = int(np.sum(cohort.column(split, card.event)))
-            lines[-1] += f" {events:>7} events"
+            event = cohort.column(split, card.event)
+            lines[-1] += f" {int(np.nansum(event)):>7} events"
+            if np.isnan(event).any():
+                lines[-1] += f", {int(np.isnan(event).sum())} without follow-up"
     skipped = read_skipped(cohort.path)
     if skipped:
         lines.append(

@@ -69,7 +69,8 @@ class SurvivalTask(Task):
         """Read `time` (rows,) float64 in the card's unit and `event` (rows,) bool.
 
         Raises:
-            InputError: A time is negative, missing or infinite, or an event is missing or no bool.
+            InputError: A time is negative, missing or infinite, or an event is missing or no bool;
+                null in both is no follow-up and no fault.
         """
         where = f"{cohort.path}, split {split!r}"
         numbers = []
@@ -79,6 +80,9 @@ class SurvivalTask(Task):
                 raise InputError(f"{where}: the column {name!r} holds no numbers")
             numbers.append(values.astype(np.float64))
         time, event = numbers
+        # Null in both columns is no follow-up: like one of length zero, it is not `usable`.
+        nulls = [cohort.splits[split].column(name).is_null().to_numpy() for name in self.columns]
+        time[nulls[0] & nulls[1]], event[nulls[0] & nulls[1]] = 0.0, 0.0
         ids = cohort.column(split, "record_id")
         for column, wrong, what in (
             (self.columns[0], ~np.isfinite(time), "missing or not finite"),
@@ -93,7 +97,7 @@ class SurvivalTask(Task):
         return {"time": time, "event": event.astype(bool)}
 
     def usable(self, targets: Targets) -> np.ndarray:
-        """Leave out follow-ups of length zero: they were never at risk."""
+        """Leave out rows without follow-up, or one of length zero: they were never at risk."""
         return targets["time"] > 0
 
     def check(self, targets: Targets, where: str) -> None:
