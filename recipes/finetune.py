@@ -82,6 +82,7 @@ class Config:
     fold_splits: list[str] | None = setting(None, "cut into folds; default: train validation")
     validation_share: OpenUnitInterval = setting(0.15, "of rows, where there is no split for it")
     # Output
+    reject_error: OpenUnitInterval | None = setting(None, "of called rows; others: no class")
     horizons: list[float] | None = setting(None, "of risks, in the follow-up's unit; 1, 3, 5 years")
     save_adapter: bool = setting(False, "also keep the adapter alone, in model/adapter")
     output: str = setting("runs/finetune", "folder of the run")
@@ -118,9 +119,11 @@ def main(config: Config) -> None:
         processor_settings=config.processor_settings,
     )
     run.reads(cohort=cohort.fingerprint, encoder=start.key)
-    method, why = finetuning.choose_method(config.peft, task, split.train, is_fresh=start.is_fresh)
+    method, why = finetuning.choose_method(
+        config.peft, task, split.train, is_fresh=start.is_fresh, has_weights=start.has_weights
+    )
     cache: FeatureCache | None = {} if method == "none" and not start.is_fresh else None
-    job = finetuning.Job(task, coding, method, start.is_fresh, cache)
+    job = finetuning.Job(task, coding, method, start.is_fresh and start.has_weights, cache)
     base = start.adapter_base(method) if config.save_adapter else None
     build = partial(finetuning.prepare, config, job, accelerator=accelerator)
     build(start.build(split.train), (split.train, split.validation), seed=0)  # refuses early
@@ -157,7 +160,14 @@ def main(config: Config) -> None:
             coding=coding,
             sample=finished.sample(),
             risks=finished.risks(config.horizons, run.say),
-            notes=finetuning.notes(finished, job, start.name, judged),
+            notes=finetuning.notes(
+                finished,
+                job,
+                start.name,
+                judged,
+                reject_error=config.reject_error,
+                say=run.say,
+            ),
             adapter=finished.adapter,
         )
         run.say(f"model {run.model_folder}, {run.report_folder}")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fm_med import finetuning
 from fm_med.errors import InputError
@@ -180,6 +182,48 @@ def test_thresholds_give_the_largest_f1():
         probability = 1 / (1 + np.exp(-logits[:, k]))
         best = max(f1_score(label[:, k], probability >= cut) for cut in probability)
         assert f1_score(label[:, k], probability >= found[name]) == pytest.approx(best)
+
+
+def classified(right, confidence):
+    """A task of two classes and a prediction of stated confidences, some of them wrong."""
+    logit = np.log(np.array(confidence) / (1 - np.array(confidence)))
+    label = np.where(right, 0, 1)
+    outputs = np.stack([logit, np.zeros_like(logit)], 1)
+    examples = made({"label": label}, len(label))
+    return ClassificationTask(("kind",), ("a", "b")), finetuning.Prediction(examples, outputs)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(0.02, 0.4), st.integers(0, 99))
+def test_rejection_accepts_most_rows_of_few_errors(right, error, seed):
+    """The naive search tries every confidence as a threshold."""
+    drawn = np.random.default_rng(seed).choice(np.linspace(0.55, 0.95, 15), len(right))
+    task, prediction = classified(right, drawn)
+    found = finetuning.rejection(task, prediction, error)
+    sizes = {}
+    for cut in np.unique(drawn):
+        kept = drawn >= cut
+        wrong = int((~np.array(right)[kept]).sum())
+        if (wrong + 1) / (kept.sum() + 1) <= error:
+            sizes[int(kept.sum())] = wrong
+    assert found["reached"] == bool(sizes)
+    kept = task.confidence(prediction.outputs) >= found["threshold"]
+    assert kept.sum() == found["accepted"]
+    assert (~np.array(right)[kept]).sum() == found["wrong"]
+    if sizes:
+        assert found["accepted"] == max(sizes)
+    else:
+        beyond = drawn[~np.array(right)].max() if not all(right) else 0
+        assert found["wrong"] == 0 and found["accepted"] == (drawn > beyond + 1e-9).sum()
+
+
+def test_rejection_is_for_classes_and_on_request():
+    task, prediction = classified([True] * 30, np.linspace(0.6, 0.9, 30))
+    assert finetuning.rejection(task, prediction, None) is None
+    assert finetuning.rejection(task, None, 0.05) is None
+    assert finetuning.rejection(RegressionTask(("y",)), prediction, 0.05) is None
+    assert finetuning.rejection(task, prediction, 0.05)["accepted"] == 30
+    few = finetuning.rejection(*classified([True, False, True], [0.9, 0.8, 0.7]), 0.05)
+    assert not few["reached"] and few["accepted"] == 1 and 0.8 < few["threshold"] < 0.9
 
 
 def test_the_mean_over_folds_has_the_standard_error_of_all_persons():

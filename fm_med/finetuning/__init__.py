@@ -6,6 +6,7 @@ from fm_med.finetuning.crossvalidation import CrossValidation, cross_validate
 from fm_med.finetuning.encoding import encode_rows, predict_rows
 from fm_med.finetuning.finishing import Finetuned, baseline_of, finish, pooled_features, thresholds
 from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
+from fm_med.finetuning.rejection import rejection
 from fm_med.finetuning.reporting import judge, notes, write_results
 from fm_med.finetuning.results import Prediction, fold_summary, prediction_columns, split_metrics
 from fm_med.finetuning.splits import Split
@@ -33,6 +34,7 @@ __all__ = [
     "predict_rows",
     "prediction_columns",
     "prepare",
+    "rejection",
     "set_statistics",
     "split_metrics",
     "thresholds",

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.survival.planning import SE_TIMES_ROOT_EVENTS
 from fm_med.tasks import Task
@@ -18,7 +19,7 @@ FEW_EVENTS = 10
 
 
 def choose_method(
-    asked: PeftMethod, task: Task, train: Examples, *, is_fresh: bool
+    asked: PeftMethod, task: Task, train: Examples, *, is_fresh: bool, has_weights: bool = True
 ) -> tuple[PeftMethod, str]:
     """Resolve `--peft auto`.
 
@@ -26,11 +27,19 @@ def choose_method(
         asked: What the user set.
         task: Of the run.
         train: The training rows.
-        is_fresh: The encoder has random weights.
+        is_fresh: The encoder is new: if it has weights, they are random.
+        has_weights: Whether the encoder has any.
 
     Returns:
         The method and a line that says why.
+
+    Raises:
+        InputError: An encoder without weights is to be trained.
     """
+    if not has_weights:
+        if asked in ("lora", "dora", "full"):
+            raise InputError(f"--peft {asked}: the encoder has no weights to train; use --peft none")
+        return "none", "peft none: the encoder has no weights, a ridge head is fitted on its output"
     if asked != "auto":
         return asked, f"peft {asked}, as asked"
     if is_fresh:

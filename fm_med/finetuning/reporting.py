@@ -1,5 +1,6 @@
 """The end of a fine-tuning run: metrics, predictions, and what is noted beside the model."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from fm_med.finetuning.building import Job
 from fm_med.finetuning.crossvalidation import CrossValidation
 from fm_med.finetuning.finishing import Finetuned, thresholds
+from fm_med.finetuning.rejection import describe, rejection
 from fm_med.finetuning.results import Prediction, prediction_columns, split_metrics, summary
 from fm_med.finetuning.splits import Split
 from fm_med.folds import write_table
@@ -55,7 +57,15 @@ def write_results(run: Run, task: Task, judged: Judged, folds: CrossValidation |
     return "\n".join(lines) or "no test split, so nothing was judged"
 
 
-def notes(finished: Finetuned, job: Job, encoder: str, judged: Judged) -> dict[str, Any]:
+def notes(
+    finished: Finetuned,
+    job: Job,
+    encoder: str,
+    judged: Judged,
+    *,
+    reject_error: float | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
     """Return what is saved beside the model: thresholds, and how it was trained; aggregates only.
 
     Args:
@@ -63,7 +73,12 @@ def notes(finished: Finetuned, job: Job, encoder: str, judged: Judged) -> dict[s
         job: What was done.
         encoder: Where the encoder came from.
         judged: From `judge`.
+        reject_error: Share of wrong rows that a classifier aims at by rejecting others; or None.
+        say: Told how many rows are rejected.
     """
+    rejected = rejection(finished.tuning.task, judged.get("validation"), reject_error)
+    if rejected is not None:
+        say(describe(rejected))
     train = finished.tuning.train
     training: dict[str, Any] = {
         "encoder": encoder,
@@ -79,5 +94,6 @@ def notes(finished: Finetuned, job: Job, encoder: str, judged: Judged) -> dict[s
         training["events"] = int(train.targets["event"].sum())
     return {
         "thresholds": thresholds(finished.tuning.task, judged.get("validation")),
+        "rejection": rejected,
         "training": training,
     }
