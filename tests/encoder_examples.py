@@ -18,6 +18,7 @@ from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
 from fm_med.rna.gene_attention import GeneAttentionConfig
 from fm_med.tabular.lstm_attention import LstmAttentionConfig
 from fm_med.tabular.malnet_paper import MalnetPaperConfig
+from fm_med.tabular.spline_basis import SplineBasisConfig
 from fm_med.tabular.tabm import TabmConfig
 
 SAMPLES = 320
@@ -72,6 +73,7 @@ class Example:
         attentive: Its q_proj and k_proj must matter; not for published networks in which they do
             not, and not where there is no attention.
         batch_norm: Normalises over the batch in training, as published.
+        weightless: Has nothing to train, so that neither gradients nor adapters can reach it.
         without_gradient: Ends of the names of parameters that never get a gradient, as published.
     """
 
@@ -79,6 +81,7 @@ class Example:
     inputs: Callable[..., dict[str, Tensor]]
     attentive: bool = True
     batch_norm: bool = False
+    weightless: bool = False
     without_gradient: tuple[str, ...] = ()
 
 
@@ -101,6 +104,19 @@ EXAMPLES: dict[str, Example] = {
     ),
     "malnet_paper": Example(
         MalnetPaperConfig(**TABLE, hidden_size=16, num_heads=2, dropout=0.0), table
+    ),
+    "spline_basis": Example(
+        SplineBasisConfig(
+            **TABLE,
+            quantiles=[[0.3 * k - 1.5 for k in range(11)], [], [0.2 * k - 1.0 for k in range(11)]],
+            flagged=[True, False, True],
+            blank=[False, True],
+            visits=True,
+            history="mean",
+        ),
+        table,
+        attentive=False,
+        weightless=True,
     ),
     "tabm": Example(
         TabmConfig(**TABLE, hidden_size=8, num_members=3, embedding_size=4, dropout=0.0),

@@ -18,6 +18,10 @@ ATTENTIVE = [name for name, example in EXAMPLES.items() if example.attentive]
 # peft asks transformers by an old name
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
+# An encoder without weights owes neither gradients nor adapters, but everything else.
+every_trainable_encoder = pytest.mark.parametrize(
+    "name", [name for name in ENCODERS if not EXAMPLES[name].weightless]
+)
 
 
 def test_every_encoder_has_an_example():
@@ -47,7 +51,7 @@ def test_a_record_does_not_depend_on_the_others(name):
     torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
 
 
-@every_encoder
+@every_trainable_encoder
 def test_every_parameter_gets_a_gradient(name):
     encoder = build(name).train()
     encoder(**inputs_of(name, 8)).pooler_output.square().sum().backward()
@@ -58,6 +62,13 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad.isfinite().all(), parameter_name
         if not parameter_name.endswith("k_proj.bias"):  # shifts all scores of a query alike
             assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@every_encoder
+def test_only_an_encoder_that_says_so_has_no_weights(name):
+    encoder = build(name)
+    assert EXAMPLES[name].weightless == (not any(True for _ in encoder.parameters()))
+    assert EXAMPLES[name].weightless == (not getattr(encoder, "has_weights", True))
 
 
 @every_encoder
@@ -110,7 +121,7 @@ def adapted(name):
     return model
 
 
-@every_encoder
+@every_trainable_encoder
 def test_adapters_act_in_evaluation_mode_and_survive_merging_and_reloading(name, tmp_path):
     inputs = inputs_of(name)
     base, model = pooled(build(name), inputs), adapted(name)
@@ -133,7 +144,7 @@ def test_adapters_act_in_evaluation_mode_and_survive_merging_and_reloading(name,
     torch.testing.assert_close(merged, with_adapter, rtol=1e-4, atol=1e-4)
 
 
-@every_encoder
+@every_trainable_encoder
 def test_every_adapter_gets_a_gradient(name):
     model = adapted(name).train()
     model(**inputs_of(name)).pooler_output.square().sum().backward()

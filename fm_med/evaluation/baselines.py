@@ -51,6 +51,8 @@ def designs(model: FittedModel, train: Examples, test: Examples) -> Iterable[Des
     if test.cohort.card.modality == "ecg":
         measured = _ecg_features(train, test)
         yield Design("measurements", measured, own, f"classical ECG measurements{beside}")
+    if not getattr(model.encoder, "has_weights", True):
+        return  # a new one is the same
     random = untrained_encoder(model)
     features = encode(model, random, train), encode(model, random, test)
     yield Design("random_encoder", features, own, f"the same encoder with random weights{beside}")

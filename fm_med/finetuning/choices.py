@@ -38,8 +38,8 @@ def choose_method(
     """
     if not has_weights:
         if asked in ("lora", "dora", "full"):
-            raise InputError(f"--peft {asked}: the encoder has no weights to train; use --peft none")
-        return "none", "peft none: the encoder has no weights, a ridge head is fitted on its output"
+            raise InputError(f"--peft {asked}: the encoder has no weights, use --peft none")
+        return "none", "peft none: the encoder has no weights; a ridge head is fitted on its output"
     if asked != "auto":
         return asked, f"peft {asked}, as asked"
     if is_fresh:

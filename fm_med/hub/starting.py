@@ -62,8 +62,14 @@ class Start:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the encoder starts with random weights."""
+        """Whether the encoder is a new one."""
         return self.saved is None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to train: not in an encoder that only expands its input."""
+        kind = self.modality.encoders[self.name] if self.saved is None else type(self.saved.encoder)
+        return getattr(kind, "has_weights", True)
 
     @property
     def key(self) -> str:

@@ -20,11 +20,31 @@ class TableConfig(PreTrainedConfig):
         num_numeric: Numeric columns.
         levels: Codes of each categorical column, 0 for unseen and 1 for missing among them.
         bins: Edges of bins of each numeric column, scaled, in ascending order.
+        quantiles: Of each numeric column at `scaling.RANKS`, scaled; empty where no curve can be
+            learnt.
+        flagged: Whether a numeric column had missing cells in training.
+        blank: Whether a categorical column had.
+        visits: Whether rows hold visits with a time.
     """
 
     num_numeric: int = 0
     levels: list[int] = field(default_factory=list)
     bins: list[list[float]] = field(default_factory=list)
+    quantiles: list[list[float]] = field(default_factory=list)
+    flagged: list[bool] = field(default_factory=list)
+    blank: list[bool] = field(default_factory=list)
+    visits: bool = False
+
+    def validate_columns(self) -> None:
+        """Refuse what is said of another number of columns; saying nothing is allowed."""
+        for name, wanted in (
+            ("quantiles", self.num_numeric),
+            ("flagged", self.num_numeric),
+            ("blank", len(self.levels)),
+        ):
+            found = len(getattr(self, name))
+            if found not in (0, wanted):
+                raise ValueError(f"{name} tells of {found} columns, there are {wanted}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fm_med.tabular.scaling import NumericScale
 
 VISIT_TIME = "visit_time"
 UNSEEN, MISSING, FIRST_LEVEL = 0, 1, 2  # codes of categorical cells
+ROWS_PER_COLUMN = 3  # with fewer, curves would have more coefficients than there are rows
 
 
 class TableProcessor(StrictProcessor):
@@ -103,9 +104,11 @@ class TableProcessor(StrictProcessor):
                 raise InputError(f"column {name!r} is missing in every training row; leave it out")
         cells = {name: numeric_cells(rows, name) for name in numeric}
         texts = {name: flat(rows.column(name)).cast(pa.string()) for name in categorical}
+        curved = rows.num_rows >= ROWS_PER_COLUMN * (len(numeric) + len(categorical))
+        scales = [NumericScale.fit(cells[name], scaling, curved=curved) for name in numeric]
         return cls(
             numeric=numeric,
-            scales=[NumericScale.fit(cells[name], scaling).to_dict() for name in numeric],
+            scales=[scale.to_dict() for scale in scales],
             flagged=[bool(np.isnan(cells[name]).any()) for name in numeric],
             categorical=categorical,
             levels=[sorted(pc.unique(text).drop_null().to_pylist()) for text in texts.values()],
@@ -117,10 +120,15 @@ class TableProcessor(StrictProcessor):
 
     def encoder_settings(self) -> dict[str, Any]:
         """Return the fields of an encoder's config that depend on the data."""
+        scales = [NumericScale(**scale) for scale in self.scales]
         return {
             "num_numeric": len(self.numeric),
             "levels": [FIRST_LEVEL + len(known) for known in self.levels],
-            "bins": [NumericScale(**scale).bins() for scale in self.scales],
+            "bins": [scale.bins() for scale in scales],
+            "quantiles": [scale.scaled_quantiles() for scale in scales],
+            "flagged": self.flagged,
+            "blank": self.blank,
+            "visits": self.visits,
         }
 
     def from_rows(self, table: pa.Table, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """How one numeric column is brought to scale."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -8,7 +8,11 @@ from scipy.stats import norm
 
 KNOTS = 65
 MOST_BINS = 16
-EDGE_DECIMALS = 4  # a narrower bin would have slopes that blow up rounding
+# Where knots of curves and their ends lie (Harrell, Regression Modeling Strategies, 2.4.6): with 3
+# knots .10 .50 .90, with 4 .05 .35 .65 .95, with 5 .05 .275 .50 .725 .95.
+RANKS = (0.01, 0.05, 0.10, 0.275, 0.35, 0.50, 0.65, 0.725, 0.90, 0.95, 0.99)
+FEW_VALUES = 6  # no curve is seen in so few different values
+EDGE_DECIMALS = 4  # a narrower bin or gap of knots would have slopes that blow up rounding
 # A value this many standard deviations out is a fault of the device or a rare disease; beyond,
 # a network extrapolates wildly.
 FARTHEST = 8.0
@@ -24,6 +28,8 @@ class NumericScale:
         mean: Of the known values.
         scale: Their standard deviation; 0 for a constant column, which is scaled to 0.
         knots: Quantiles of the known values, evenly spaced in rank.
+        quantiles: The known values at `RANKS`; empty where no curve can be learnt, because the
+            column has few different values or the table few rows.
     """
 
     method: Literal["standard", "quantile"]
@@ -31,17 +37,28 @@ class NumericScale:
     mean: float
     scale: float
     knots: list[float]
+    quantiles: list[float] = field(default_factory=list)
 
     @classmethod
-    def fit(cls, values: np.ndarray, method: Literal["standard", "quantile"]) -> Self:
-        """Learn from (rows,) values; NaN is missing."""
+    def fit(
+        cls, values: np.ndarray, method: Literal["standard", "quantile"], *, curved: bool = True
+    ) -> Self:
+        """Learn from (rows,) values; NaN is missing.
+
+        Args:
+            values: Of the training rows.
+            method: How values are scaled.
+            curved: Whether there are rows enough for curves.
+        """
         known = values[~np.isnan(values)]
         knots = np.quantile(known, np.linspace(0, 1, KNOTS))
         scale = float(known.std())
         if not scale > 1e-9 * max(1.0, float(np.abs(known).max())):
             scale = 0.0  # rounding of a constant
         median = float(np.median(known))
-        return cls(method, median, float(known.mean()), scale, knots.tolist())
+        many = curved and scale > 0 and len(np.unique(known)) > FEW_VALUES
+        quantiles = np.quantile(known, RANKS).tolist() if many else []
+        return cls(method, median, float(known.mean()), scale, knots.tolist(), quantiles)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -60,6 +77,12 @@ class NumericScale:
         high = 1 - np.interp(-filled, -knots[::-1], share)
         rank = np.clip((low + high) / 2, 0.5 / KNOTS, 1 - 0.5 / KNOTS)
         return norm.ppf(rank)
+
+    def scaled_quantiles(self) -> list[float]:
+        """Return the scaled values at `RANKS`; empty where no curve can be learnt."""
+        if not self.quantiles:
+            return []
+        return self.apply(np.array(self.quantiles)).round(EDGE_DECIMALS).tolist()
 
     def bins(self) -> list[float]:
         """Return the scaled edges of at most 16 bins with like numbers of training rows."""
