@@ -13,28 +13,26 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from fm_med.atomic import atomic_file
 from fm_med.cohort import ROWS_PER_SHARD, CohortCard
 from fm_med.cohort.checking import subject_problems
 from fm_med.cohort.tables import DATA_FOLDER, content_hash, in_split_order
-from fm_med.cohort.writing import (
-    ROWS_PER_BATCH,
-    ShardWriter,
-    free_destination,
-    hidden_folder,
-    shard_path,
-)
-from fm_med.ecg.records import read_recording
-from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
+from fm_med.cohort.writing import free_destination, hidden_folder, shard_path
+from fm_med.ecg.storage import SIGNAL_SCHEMA
 from fm_med.errors import InputError
+from fm_med.sources.pieces import (
+    FILE_COLUMN,
+    MIDDLE_HASH,
+    Piece,
+    Reader,
+    convert_piece,
+    read_files,
+)
 from fm_med.sources.shards import (
     ConversionNote,
     PartNote,
@@ -46,19 +44,9 @@ from fm_med.sources.shards import (
 )
 from fm_med.sources.workers import worker_pool
 
-FILE_COLUMN = "file"  # where the recording of a row is; not kept
-MIDDLE_HASH = pa.field("middle_hash", pa.string())
+__all__ = ["FILE_COLUMN", "convert_recordings"]
+
 FEW_ROWS = 2000  # below this, starting processes takes longer than reading
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive recordings of one split, and the files that they become."""
-
-    rows: pa.Table
-    schema: pa.Schema
-    shard: Path
-    note: Path
 
 
 def convert_recordings(
@@ -70,6 +58,8 @@ def convert_recordings(
     workers: int | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     shard: str | None = None,
+    read: Reader = read_files,
+    drop_duplicates: bool = False,
 ) -> Path:
     """Read the recording of every row and write the cohort.
 
@@ -90,6 +80,10 @@ def convert_recordings(
         rows_per_shard: Recordings in one piece.
         shard: "2/8" converts the second of eight equal shares of the recordings, to be merged by
             `fm_med.sources.shards.merge_parts`.
+        read: Reads recordings where `FILE_COLUMN` does not name files; it is given at most 256
+            places of consecutive rows. What decides its result belongs into `options`.
+        drop_duplicates: Of equal recordings in different splits, keep those of one split only. Not
+            done to a part, because the others are not known: say it when merging.
 
     Returns:
         The cohort's folder; for a shard, the folder of this part, which is left as it is if it
@@ -117,11 +111,12 @@ def convert_recordings(
             options=options,
             workers=workers,
             rows_per_shard=rows_per_shard,
+            read=read,
         )
     work = _work_folder(target, rows, f"{options} {rows_per_shard}")
-    note = _convert_splits(splits, work, workers, rows_per_shard)
+    note = _convert_splits(splits, work, workers, rows_per_shard, read)
     try:
-        finish_conversion(work / "cohort", target, card, [note])
+        finish_conversion(work / "cohort", target, card, [note], drop_duplicates)
     except InputError:
         shutil.rmtree(work)
         raise
@@ -139,6 +134,7 @@ def _convert_part(
     options: str,
     workers: int | None,
     rows_per_shard: int,
+    read: Reader,
 ) -> Path:
     """Convert one share of the rows to a part beside the target."""
     mine = shard.share(splits)
@@ -147,17 +143,21 @@ def _convert_part(
     if is_done(folder, source):
         return folder
     work = _work_folder(free_destination(folder), rows, f"{options} {rows_per_shard}")
-    note = _convert_splits(mine, work, workers, rows_per_shard)
+    note = _convert_splits(mine, work, workers, rows_per_shard, read)
     finish_part(work / "cohort", folder, PartNote(str(shard), source, card, note))
     shutil.rmtree(work)
     return folder
 
 
 def _convert_splits(
-    splits: dict[str, pa.Table], work: Path, workers: int | None, rows_per_shard: int
+    splits: dict[str, pa.Table],
+    work: Path,
+    workers: int | None,
+    rows_per_shard: int,
+    read: Reader,
 ) -> ConversionNote:
     """Convert all rows of the splits and return what came of them besides the rows."""
-    pieces = list(_cut(splits, work, rows_per_shard))
+    pieces = list(_cut(splits, work, rows_per_shard, read))
     _convert_pieces(pieces, workers)
     notes = [json.loads(piece.note.read_text(encoding="utf-8")) for piece in pieces]
     return ConversionNote(
@@ -184,14 +184,16 @@ def _work_folder(target: Path, rows: pa.Table, options: str) -> Path:
     return work
 
 
-def _cut(splits: dict[str, pa.Table], work: Path, rows_per_shard: int) -> Iterator[Piece]:
+def _cut(
+    splits: dict[str, pa.Table], work: Path, rows_per_shard: int, read: Reader
+) -> Iterator[Piece]:
     for split, rows in splits.items():
         kept = [field for field in rows.schema if field.name != FILE_COLUMN]
         schema = pa.schema([*kept, *SIGNAL_SCHEMA, MIDDLE_HASH])
         for index, start in enumerate(range(0, rows.num_rows, rows_per_shard)):
             shard = shard_path(work / "cohort", split, index)
             note = work / "notes" / f"{shard.stem}.json"
-            yield Piece(rows.slice(start, rows_per_shard), schema, shard, note)
+            yield Piece(rows.slice(start, rows_per_shard), schema, shard, note, read)
 
 
 def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
@@ -219,63 +221,3 @@ def _each_done(pieces: list[Piece], workers: int) -> Iterator[int]:
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def convert_piece(piece: Piece) -> int:
-    """Read the recordings of a piece, write its shard and then its note; return its rows."""
-    skipped: list[tuple[str, str]] = []
-    rates: set[float] = set()
-    with atomic_file(piece.shard) as path:
-        shard = ShardWriter(path, piece.schema)
-        for start in range(0, piece.rows.num_rows, ROWS_PER_BATCH):
-            table = _read_batch(piece.rows.slice(start, ROWS_PER_BATCH), skipped)
-            rates.update(pc.unique(table.column("sampling_rate")).to_pylist())
-            shard.write(table.select(piece.schema.names).cast(piece.schema))
-        shard.close()
-    if not shard.rows:
-        piece.shard.unlink()
-    with atomic_file(piece.note) as path:
-        note = {"skipped": skipped, "sampling_rates": sorted(rates)}
-        path.write_text(json.dumps(note), encoding="utf-8")
-    return piece.rows.num_rows
-
-
-def _read_batch(rows: pa.Table, skipped: list[tuple[str, str]]) -> pa.Table:
-    """Return the rows whose recordings could be read, with the signal columns."""
-    records = rows.column("record_id").to_pylist()
-    files = rows.column(FILE_COLUMN).to_pylist()
-    kept, encoded = [], []
-    for position, (record, file) in enumerate(zip(records, files)):
-        try:
-            encoded.append(encode(read_recording(file)))
-        except InputError as error:
-            skipped.append((record, str(error)))
-        else:
-            kept.append(position)
-    table = rows.take(pa.array(kept, pa.int64()))
-    for field in SIGNAL_SCHEMA:
-        table = table.append_column(field, _signal_column(field.type, field.name, encoded))
-    return table.append_column(MIDDLE_HASH, pa.array(map(_middle_hash, encoded), pa.string()))
-
-
-def _middle_hash(row: dict) -> str:
-    """Return a hash of the middle half of all leads, with gains and rate.
-
-    Copies of one ECG are often resampled anew: of the five pairs of equal recordings known among
-    the first 500 of PTB-XL, three differ at 100 Hz, in at most 14 samples at the end.
-    """
-    samples = row["samples"]
-    codes = np.frombuffer(row["signal"], "<i2").reshape(-1, samples)
-    digest = hashlib.blake2b(
-        codes[:, samples // 4 : samples - samples // 4].tobytes(), digest_size=16
-    )
-    digest.update(np.array([*row["gain"], row["sampling_rate"]], "<f4").tobytes())
-    return digest.hexdigest()
-
-
-def _signal_column(kind: pa.DataType, name: str, encoded: list[dict]) -> pa.Array:
-    values = [row[name] for row in encoded]
-    if pa.types.is_fixed_size_list(kind) and values:
-        flat = pa.array(np.concatenate(values), kind.value_type)
-        return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
-    return pa.array(values, kind)

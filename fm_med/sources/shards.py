@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from fm_med.cohort import CohortCard
 from fm_med.cohort.checking import first_of
+from fm_med.cohort.copies import drop_copies, forget_copies
 from fm_med.cohort.tables import DATA_FOLDER, content_hash, shard_files
 from fm_med.cohort.writing import (
     begin_hidden_folder,
@@ -173,6 +174,7 @@ def merge_parts(
     parts: Sequence[str | os.PathLike[str]] | None = None,
     *,
     allow_duplicates: bool = False,
+    drop_duplicates: bool = False,
 ) -> Path:
     """Join all parts of a conversion into the cohort that it would have made unsharded.
 
@@ -184,6 +186,7 @@ def merge_parts(
         destination: The cohort's folder.
         parts: The folders of all parts; None for those that lie beside the destination.
         allow_duplicates: Proceed although equal recordings are in two splits.
+        drop_duplicates: Keep those of one split only; the parts stay as they are.
 
     Returns:
         The cohort's folder.
@@ -203,14 +206,19 @@ def merge_parts(
     work = begin_hidden_folder(target)
     try:
         _join_files(found, work)
-        finish_conversion(work, target, card, [part.note for part in found])
+        notes = [part.note for part in found]
+        finish_conversion(work, target, card, notes, drop_duplicates)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
 
 
 def finish_conversion(
-    work: Path, target: Path, card: CohortCard, notes: list[ConversionNote]
+    work: Path,
+    target: Path,
+    card: CohortCard,
+    notes: list[ConversionNote],
+    drop_duplicates: bool = False,
 ) -> None:
     """Check the shards in `work` and make them the cohort `target`; see `finish_cohort`.
 
@@ -219,11 +227,16 @@ def finish_conversion(
         target: The cohort's folder.
         card: The card; a sampling rate of 0 is replaced by the one that all recordings share.
         notes: Of all recordings, in their order.
+        drop_duplicates: Of equal recordings in different splits, keep those of one split only.
     """
     rates = {rate for note in notes for rate in note.sampling_rates}
     if not card.sampling_rate and len(rates) == 1:
         card = replace(card, sampling_rate=rates.pop())
-    finish_cohort(work, target, card, [record for note in notes for record in note.skipped])
+    skipped = [record for note in notes for record in note.skipped]
+    if drop_duplicates:
+        skipped += drop_copies(work)
+    finish_cohort(work, target, card, skipped)
+    forget_copies(target)
 
 
 def _parts_beside(target: Path) -> list[Path]:
