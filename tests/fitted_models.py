@@ -40,15 +40,16 @@ def fitted(cohort, name="survival", clinical=("age", "sex"), **task_settings):
     encoder = DualAttentionModel(DualAttentionConfig(**SIZES)).eval()
     task = make_task(name, cohort, **task_settings)
     coding = clinical_coding(cohort, list(clinical))
+    train = read_examples(cohort, task, coding, splits=["train"])
+    task = task.fitted(train.targets)
     head = prediction_head(
         encoder,
         outputs=task.outputs,
         output_name=task.output_name,
-        squeeze=not task.classes,
+        squeeze=task.squeeze,
         clinical=clinical,
     ).eval()
     model = FittedModel(encoder, head, EcgProcessor(), task, coding)
-    train = read_examples(cohort, task, coding, splits=["train"])
     fit_head(head, task, train, encode(model, encoder, train))
     if name != "survival":
         return model

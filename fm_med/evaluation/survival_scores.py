@@ -21,7 +21,7 @@ from fm_med.survival.concordance import (
 )
 from fm_med.survival.cox_fit import fit_cox
 from fm_med.survival.discrimination import auroc_at
-from fm_med.tasks.survival import HORIZONS
+from fm_med.tasks.follow_up import HORIZONS
 
 FEWEST_BEYOND = 10  # persons still followed at a horizon, and events by then, to evaluate it
 GRID = 40  # times of the integrated Brier score and of curves over time

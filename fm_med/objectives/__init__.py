@@ -4,6 +4,7 @@ The caller has gathered the rows of all processes (`fm_med.distributed.gather_ba
 an average over rows or events, so its scale does not depend on the batch size.
 """
 
+from fm_med.objectives.cause_specific import cause_specific_loss
 from fm_med.objectives.contrastive import contrastive_loss
 from fm_med.objectives.cosine import cosine_loss
 from fm_med.objectives.cox import cox_loss
@@ -29,6 +30,7 @@ __all__ = [
     "RiskSetPlan",
     "asymmetric_loss",
     "bce_loss",
+    "cause_specific_loss",
     "contrastive_loss",
     "cosine_loss",
     "cox_loss",

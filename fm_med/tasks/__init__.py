@@ -9,13 +9,24 @@ from typing import Any, get_args
 
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
+from fm_med.tasks.competing_risks import CompetingRisksTask
+from fm_med.tasks.discrete_time import DiscreteTimeTask
+from fm_med.tasks.follow_up import FollowUpTask, Hazard, Unit
 from fm_med.tasks.labels import ClassificationTask, MultilabelTask
 from fm_med.tasks.regression import RegressionTask
-from fm_med.tasks.survival import SurvivalTask, Unit
+from fm_med.tasks.survival import SurvivalTask
 from fm_med.tasks.task import Targets, Task, Tensors
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (SurvivalTask, MultilabelTask, ClassificationTask, RegressionTask)
+    task.name: task
+    for task in (
+        SurvivalTask,
+        DiscreteTimeTask,
+        CompetingRisksTask,
+        MultilabelTask,
+        ClassificationTask,
+        RegressionTask,
+    )
 }
 
 
@@ -76,6 +87,10 @@ def task_from_dict(values: dict[str, Any]) -> Task:
 __all__ = [
     "TASKS",
     "ClassificationTask",
+    "CompetingRisksTask",
+    "DiscreteTimeTask",
+    "FollowUpTask",
+    "Hazard",
     "MultilabelTask",
     "RegressionTask",
     "SurvivalTask",

@@ -42,6 +42,11 @@ class Task(ABC):
         """Width of the head."""
         return max(1, len(self.classes))
 
+    @property
+    def squeeze(self) -> bool:
+        """Whether the head gives (batch,) numbers rather than (batch, outputs)."""
+        return not self.classes
+
     @classmethod
     @abstractmethod
     def of_cohort(cls, cohort: Cohort, columns: Sequence[str] | None, loss: str) -> Self:
@@ -66,6 +71,16 @@ class Task(ABC):
         Raises:
             InputError: No events, all events, a label or class that never occurs.
         """
+
+    def fitted(self, targets: Targets) -> Self:  # noqa: ARG002
+        """Return the task with what it takes from the rows that a fit learns from.
+
+        Each fold and the final fit have their own, so that nothing of held-out rows gets in.
+
+        Raises:
+            InputError: Nothing can be learnt from these rows.
+        """
+        return self
 
     def balanced(self, targets: Targets) -> Self:  # noqa: ARG002
         """Return the task with rare labels weighted up, by the training targets."""
