@@ -30,6 +30,7 @@ FAR = 2.5  # root mean square of standardised features; about 1 for training row
 BEYOND = 0.25  # of the range of the middle 98 % of the training rows
 HEART_RATES = (30.0, 200.0)  # per minute; outside, the detection or the patient is unusual
 MISSING_SHARE = 0.05  # of the samples of a recording
+DECISIONS = ("predicted", "confident")  # of a model of classes; no numbers
 
 Columns = dict[str, Any]
 
@@ -211,13 +212,17 @@ def _predict(model: LoadedModel, batches: Iterator[Batch]) -> Columns:
         raise InputError(f"nothing could be predicted: {first}")
     names = list(dict.fromkeys(name for part in parts for name in part))
     names = [*(n for n in names if n not in ("warnings", "problem")), "warnings", "problem"]
-    blank = np.nan
     return {
         name: np.concatenate(
-            [np.asarray(part.get(name, [blank] * len(part["name"]))) for part in parts]
+            [np.asarray(part.get(name, [_blank(name)] * len(part["name"]))) for part in parts]
         )
         for name in names
     }
+
+
+def _blank(name: str) -> Any:
+    """Return what a column holds in rows without a prediction."""
+    return "" if name in DECISIONS else np.nan
 
 
 def _numbers(model: LoadedModel, batch: Batch, usable: np.ndarray) -> Columns:
@@ -236,7 +241,7 @@ def _numbers(model: LoadedModel, batch: Batch, usable: np.ndarray) -> Columns:
         if distance > FAR:
             text = f"unlike the training rows (features {distance:.1f} times as far out as theirs)"
             batch.warnings[row].append(text)
-    columns = dict(model.task.columns_of(outputs))
+    columns = model.task.columns_of(outputs) | model.decisions(outputs)
     if model.baseline is not None:
         unit = getattr(model.task, "unit", "")
         for horizon in model.horizons:
@@ -246,7 +251,8 @@ def _numbers(model: LoadedModel, batch: Batch, usable: np.ndarray) -> Columns:
             columns |= {f"{name}_low": low, f"{name}_high": high}
     whole: Columns = {}
     for name, values in columns.items():
-        whole[name] = np.full(len(usable), np.nan)
+        dtype = object if name in DECISIONS else float
+        whole[name] = np.full(len(usable), _blank(name), dtype)
         whole[name][rows] = values
     return whole
 

@@ -138,3 +138,31 @@ def test_wrong_words_are_one_line(folder, tmp_path, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_rows_of_little_confidence_are_called_no_class(place, cohort, files):
+    folder = saved(
+        place / "classes", fitted(cohort, "classification", clinical=(), columns=["sex"]), cohort
+    )
+    every = predict_records(fm_med.load(folder), files)
+    assert "confident" not in every
+    assert set(every["predicted"][[0, 1, 3]]) <= {"female", "male"}
+    assert every["predicted"][[2, 4]].tolist() == ["", ""]
+    confidence = np.maximum(every["probability_female"], every["probability_male"])[[0, 1, 3]]
+    details = json.loads((folder / "task.json").read_text())
+    details["rejection"] = {"threshold": float(np.sort(confidence)[1])}
+    (folder / "task.json").write_text(json.dumps(details))
+    found = predict_records(fm_med.load(folder), files)
+    accepted = confidence >= details["rejection"]["threshold"]
+    assert accepted.sum() == 2
+    assert found["confident"].tolist() == [accepted[0], accepted[1], "", accepted[2], ""]
+    called = found["predicted"][[0, 1, 3]]
+    assert called[~accepted].tolist() == ["no confident sex"]
+    assert (called[accepted] == every["predicted"][[0, 1, 3]][accepted]).all()
+    assert (
+        main(["predict", str(folder), "--output", f"{place}/c.csv", "--records", *map(str, files)])
+        == 0
+    )
+    with (place / "c.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["confident"] for row in rows} == {"0", "1", ""}

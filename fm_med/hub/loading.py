@@ -24,7 +24,7 @@ from fm_med.modalities import MODALITIES
 from fm_med.probe_head import ProbeHead
 from fm_med.quiet import quietly
 from fm_med.survival.baseline import BaselineHazard
-from fm_med.tasks import Task, task_from_dict
+from fm_med.tasks import ClassificationTask, Task, task_from_dict
 
 SCHEMA_VERSION = 1
 TASK_FILE = "task.json"
@@ -83,8 +83,8 @@ class LoadedModel:
             clinical: Clinical columns by name, None for missing values, where `rows` has none.
 
         Returns:
-            Named columns: `log_hazard` and `risk_<horizon>_<unit>`, `probability_<label>`, or
-            `value`.
+            Named columns: `log_hazard` and `risk_<horizon>_<unit>`, `probability_<label>` (and for
+            classes what `decisions` returns), or `value`.
 
         Raises:
             InputError: The model has no head, or a clinical column is missing.
@@ -99,12 +99,27 @@ class LoadedModel:
         number = len(next(iter(inputs.values())))
         covariates = encode_clinical(self.coding, clinical or {}, number, "the input")
         outputs = self.outputs(inputs, torch.from_numpy(covariates)).cpu().numpy()
-        columns = self.task.columns_of(outputs)
+        columns = self.task.columns_of(outputs) | self.decisions(outputs)
         if self.baseline is not None:
             unit = getattr(self.task, "unit", "")
             for horizon in self.horizons:
                 columns[f"risk_{horizon:g}_{unit}"] = self.baseline.risk(outputs, horizon)
         return columns
+
+    @property
+    def threshold(self) -> float | None:
+        """Confidence below which rows are called no class; None where every row is called one."""
+        return (self.details.get("rejection") or {}).get("threshold")
+
+    def decisions(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `predicted` and perhaps `confident` of a model of classes; else nothing.
+
+        Args:
+            outputs: (rows, classes) of the head.
+        """
+        if not isinstance(self.task, ClassificationTask):
+            return {}
+        return self.task.decisions(outputs, self.threshold)
 
     def inputs(self, rows: Any) -> dict[str, Tensor]:
         """Return the encoder's inputs on its device."""
