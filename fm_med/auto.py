@@ -2,9 +2,9 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
-from fm_med.modalities import MODALITIES
+from fm_med.modalities import FUSION, MODALITIES
 
-for _modality in MODALITIES.values():
+for _modality in (*MODALITIES.values(), FUSION):
     for _model in _modality.encoders.values():
         AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
         AutoModel.register(_model.config_class, _model, exist_ok=True)

@@ -1,5 +1,7 @@
 """The modalities, each a room of its own: this is the only place that lists them.
 
+Two of them are fused under their joined names: "ecg+tabular".
+
 A room has an encoder table `ENCODERS`, a processor and perhaps an augmentation. The processor reads
 rows of a cohort: `columns`, `from_rows(table, device)`, `for_cohort(card, training_rows,
 **settings)` (with `fits_rows = False` where nothing is learnt from the rows, which then are not
@@ -7,7 +9,7 @@ read) and `encoder_settings()`, what a new encoder's config takes from the data.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,9 @@ from fm_med.ecg.decoder import ReconstructionDecoder
 from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
+from fm_med.fusion.late_fusion import LateFusionModel
+from fm_med.fusion.naming import JOINT, PARTS, inputs_of, named_for
+from fm_med.fusion.processor import FusionProcessor
 from fm_med.image.augment import ImageAugmentation
 from fm_med.image.augment import augment as augment_images
 from fm_med.image.backbone_families import FAMILIES as VISION_FAMILIES
@@ -73,6 +78,11 @@ class Modality:
     decoder: Callable[[Any, Any], nn.Module] | None = None
     mask_name: str | None = None
     adopts: Mapping[str, Adopt] = field(default_factory=dict)
+
+    def reads(self, processor: Any) -> bool:
+        """Whether a processor prepares rows of this modality."""
+        is_ours = isinstance(processor, self.processor)
+        return is_ours and getattr(processor, "modality", self.name) == self.name
 
     def augmentation(self, name: str, processor: Any) -> Augment | None:
         """Return an augmentation; None for "none", and for "default" where the room has none.
@@ -161,15 +171,51 @@ MODALITIES: dict[str, Modality] = {
 }
 
 
+# What any two rooms become together, under their joined names.
+FUSION = Modality("fusion", {"late_fusion": LateFusionModel}, FusionProcessor)
+
+
 def modality_of(name: str) -> Modality:
-    """Return the room for a card's `modality`.
+    """Return the room for a card's `modality`, or two rooms as one for two names joined by "+".
 
     Raises:
         InputError: There is none.
     """
-    if name not in MODALITIES:
-        raise InputError(f"there is no modality {name!r}; there are {', '.join(MODALITIES)}")
-    return MODALITIES[name]
+    names = name.split(JOINT)
+    for part in names:
+        if part not in MODALITIES:
+            raise InputError(f"there is no modality {part!r}; there are {', '.join(MODALITIES)}")
+    if len(names) == 1:
+        return MODALITIES[name]
+    if len(set(names)) != 2 or len(names) != 2:
+        raise InputError(f"{name!r} cannot be fused: two different modalities can")
+    rooms = [MODALITIES[part] for part in names]
+    known = dict.fromkeys(augmentation for room in rooms for augmentation in room.augmentations)
+    augmentations = {augmentation: _of_both(rooms, augmentation) for augmentation in known}
+    return replace(FUSION, name=name, augmentations=augmentations)
+
+
+def _of_both(rooms: list[Modality], name: str) -> Callable[[FusionProcessor], Augment]:
+    """Return an augmentation of the rooms that have one of this name; another is left as it is."""
+
+    def of_processor(processor: FusionProcessor) -> Augment:
+        chosen = {
+            part: room.augmentations[name](getattr(processor, part))
+            for part, room in zip(PARTS, rooms)
+            if name in room.augmentations
+        }
+
+        def augmented(inputs: Inputs, *, seed: int, epoch: int, step: int, rows: Tensor) -> Inputs:
+            for part, change in chosen.items():
+                own = inputs_of(part, inputs)
+                if own:  # some row of the batch has it
+                    changed = change(own, seed=seed, epoch=epoch, step=step, rows=rows)
+                    inputs = {**inputs, **named_for(part, changed)}
+            return inputs
+
+        return augmented
+
+    return of_processor
 
 
 def modality_of_encoder(encoder: nn.Module) -> Modality:
@@ -178,6 +224,9 @@ def modality_of_encoder(encoder: nn.Module) -> Modality:
     Raises:
         InputError: From none of ours.
     """
+    if isinstance(encoder, LateFusionModel):
+        rooms = (modality_of_encoder(getattr(encoder, part)) for part in PARTS)
+        return modality_of(JOINT.join(room.name for room in rooms))
     for modality in MODALITIES.values():
         if type(encoder) in modality.encoders.values():
             return modality

@@ -1,5 +1,6 @@
 """One small example of every encoder of every room, with inputs for it. A new encoder: one line."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fm_med.auto  # noqa: F401  (a fusion finds its encoders by their model types)
 from fm_med.ecg.dual_attention import DualAttentionConfig
 from fm_med.ecg.dual_attention_paper import DualAttentionPaperConfig
 from fm_med.ecg.resnet1d import ResNet1dConfig
 from fm_med.ecg.vit1d import ViT1dConfig
+from fm_med.fusion.late_fusion import LateFusionConfig
 from fm_med.image.hub_backbone import HubBackboneConfig
 from fm_med.image.spatial_attention import SpatialAttentionConfig
-from fm_med.modalities import MODALITIES
+from fm_med.modalities import FUSION, MODALITIES
 from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
 from fm_med.rna.gene_attention import GeneAttentionConfig
 from fm_med.tabular.lstm_attention import LstmAttentionConfig
@@ -61,6 +64,18 @@ def table(batch=3, seed=1, visits=4):
         "visit_mask": torch.arange(visits) < lengths[:, None],
         "visit_time": torch.rand(batch, visits, generator=generator).cumsum(1),
     }
+
+
+def ecg_and_table(batch, seed=1):
+    """Every fourth row has no ECG, every fourth no table; what is there instead is not a number."""
+    rows = torch.arange(batch)
+    there = {"first_present": rows % 4 != 2, "second_present": rows % 4 != 3}
+    absent = ~there["first_present"][:, None, None]
+    signal = ecg_signal(batch, seed=seed).masked_fill(absent, float("nan"))
+    cells = {f"second_{name}": value for name, value in table(batch, seed).items()}
+    absent = ~there["second_present"][:, None, None]
+    cells["second_numeric"] = cells["second_numeric"].masked_fill(absent, float("nan"))
+    return {**there, "first_signal": signal, **cells}
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,17 @@ EXAMPLES: dict[str, Example] = {
         attentive=False,
     ),
 }
-ENCODERS = {name: model for room in MODALITIES.values() for name, model in room.encoders.items()}
+EXAMPLES["late_fusion"] = Example(
+    LateFusionConfig(
+        **{
+            part: json.loads(EXAMPLES[name].config.to_json_string())
+            for part, name in (("first", "dual_attention"), ("second", "tabm"))
+        }
+    ),
+    ecg_and_table,
+)
+ROOMS = (*MODALITIES.values(), FUSION)
+ENCODERS = {name: model for room in ROOMS for name, model in room.encoders.items()}
 
 
 def build(name, seed=0):
