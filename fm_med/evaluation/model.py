@@ -61,7 +61,7 @@ class FittedModel:
             InputError: The cohort holds something else than the processor reads.
         """
         wanted = modality_of(cohort.card.modality)
-        if not isinstance(self.processor, wanted.processor):
+        if not wanted.reads(self.processor):
             raise InputError(
                 f"{cohort.path} holds {wanted.name}, but the model was trained on what "
                 f"{type(self.processor).__name__} reads"

@@ -5,7 +5,8 @@ from fm_med.hub.fetching import pull
 from fm_med.hub.loading import LoadedModel, load, local_folder
 from fm_med.hub.pushing import Pushed, push
 from fm_med.hub.saving import save, save_predictor
-from fm_med.hub.starting import Start, start_encoder, start_from
+from fm_med.hub.start import Start, weights_hash
+from fm_med.hub.starting import start_encoder, start_from
 
 __all__ = [
     "LoadedModel",
@@ -19,5 +20,6 @@ __all__ = [
     "save_predictor",
     "start_encoder",
     "start_from",
+    "weights_hash",
     "write_card",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from fm_med.cohort import Cohort
+from fm_med.fusion.naming import JOINT
 from fm_med.hub.staging import is_local
 from fm_med.survival.subgroups import MINIMUM
 
@@ -85,7 +86,15 @@ class Facts:
     def modality(self) -> str:
         """What the model reads, for example "ecg"."""
         kind = str(self.processor.get("feature_extractor_type", ""))
-        known = {"Ecg": "ecg", "Table": "tabular", "Image": "image", "Expression": "rna"}
+        if kind == "FusionProcessor":
+            return JOINT.join(self.processor["names"])
+        known = {
+            "Ecg": "ecg",
+            "Table": "tabular",
+            "Image": "image",
+            "Expression": "rna",
+            "RankValue": "rna",
+        }
         return known.get(kind.removesuffix("Processor"), kind or "unknown")
 
 

@@ -1,26 +1,22 @@
-"""Where training starts: a new encoder by its name, or a saved one."""
+"""Find where training starts: one encoder or two, each new by its name or a saved one."""
 
-import copy
-import dataclasses
-import difflib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from fm_med.cohort import CohortCard
 from fm_med.ecg.encoders import ENCODERS
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.errors import InputError
-from fm_med.examples import Examples
-from fm_med.hub.loading import LoadedModel, adopt, load, local_folder
-from fm_med.lora import file_hash
-from fm_med.modalities import Modality, modality_of
+from fm_med.fusion.naming import JOINT, PARTS, UNITS_JOINT
+from fm_med.hub.fetching import folder_named
+from fm_med.hub.fused_starting import FusedStart
+from fm_med.hub.loading import adopt, load, local_folder
+from fm_med.hub.start import Settings, Start
+from fm_med.modalities import MODALITIES, Modality, modality_of
 
-Settings = dict[str, Any]
+FUSION_SETTINGS = ("modality_dropout",)
 
 
 def start_encoder(
@@ -42,139 +38,128 @@ def start_encoder(
     return saved.encoder, saved.processor
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where fine-tuning starts; every fold gets its own copy.
-
-    Attributes:
-        modality: Of the cohort.
-        name: Of a new encoder, else a folder or Hub id.
-        saved: The saved encoder; None for a new one.
-        encoder_settings: Fields of a new encoder's config.
-        processor_settings: Of a new encoder's processor.
-    """
-
-    modality: Modality
-    name: str
-    saved: LoadedModel | None
-    encoder_settings: Settings
-    processor_settings: Settings
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the encoder is a new one."""
-        return self.saved is None
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether there is anything to train: not in an encoder that only expands its input."""
-        kind = self.modality.encoders[self.name] if self.saved is None else type(self.saved.encoder)
-        return getattr(kind, "has_weights", True)
-
-    @property
-    def key(self) -> str:
-        """What the encoder's weights depend on: a hash of them, or the name of a new encoder."""
-        if self.saved is None:
-            return self.name
-        files = ("model.safetensors", "adapter_model.safetensors")
-        present = [
-            self.saved.folder / name for name in files if (self.saved.folder / name).is_file()
-        ]
-        return file_hash(present[0])
-
-    def adapter_base(self, method: str) -> tuple[str, Path]:
-        """Return what an adapter states as its encoder, and where that lies on this machine.
-
-        Args:
-            method: How the encoder is trained.
-
-        Raises:
-            InputError: There will be no adapter, or its encoder could not be found again.
-        """
-        if method not in ("lora", "dora"):
-            raise InputError(f"--save_adapter needs --peft lora or dora, and this is {method}")
-        if self.saved is None:
-            raise InputError(
-                f"--save_adapter needs a saved encoder: {self.name} starts with random weights, "
-                "which are kept nowhere"
-            )
-        if self.encoder_settings or self.processor_settings:
-            raise InputError(
-                f"--save_adapter: the settings given for {self.name} belong to no encoder that is "
-                "saved anywhere; leave them out, or keep the whole model"
-            )
-        if not (self.saved.folder / "model.safetensors").is_file():
-            raise InputError(f"--save_adapter: {self.name} is itself an adapter; use its encoder")
-        is_folder = Path(self.name).is_dir()
-        return str(Path(self.name).resolve()) if is_folder else self.name, self.saved.folder
-
-    def build(self, train: Examples) -> tuple[PreTrainedModel, Any]:
-        """Return an encoder to train and its processor.
-
-        Args:
-            train: The rows that a new processor may learn from (medians, levels, genes).
-
-        Raises:
-            InputError: A setting is unknown or impossible.
-        """
-        if self.saved is not None:
-            return copy.deepcopy(self.saved.encoder), self.saved.processor
-        kind = self.modality.processor
-        rows = np.arange(len(train) if getattr(kind, "fits_rows", True) else 0)
-        table = train.table(rows=rows) if len(rows) else None
-        processor = kind.for_cohort(train.cohort.card, table, **self.processor_settings)
-        settings = {**processor.encoder_settings(), **self.encoder_settings}
-        return _new_encoder(self.name, self.modality.encoders[self.name], settings), processor
-
-
-def _new_encoder(name: str, kind: type[PreTrainedModel], settings: Settings) -> PreTrainedModel:
-    """Build an encoder of random weights; a config of transformers takes any misspelt field.
-
-    Raises:
-        InputError: A setting is unknown or impossible.
-    """
-    known = {field.name for field in dataclasses.fields(kind.config_class)}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"{name} has no setting {unknown[0]!r}{meant}")
-    try:
-        return kind(kind.config_class(**settings))
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} cannot be built: {reason}") from error
-
-
 def start_from(
     name: str | None,
     card: CohortCard,
     *,
+    second: str | None = None,
     encoder_settings: Settings | None = None,
     processor_settings: Settings | None = None,
-) -> Start:
-    """Find the encoder to fine-tune on a cohort.
+) -> Start | FusedStart:
+    """Find the encoder to fine-tune on a cohort, or both encoders for one of two modalities.
 
     Args:
         name: A name of the modality's encoders starts from scratch; a folder or Hub id continues a
             saved encoder, with its own processor, or a foreign checkpoint that the modality adopts
             (for images any of several kinds of vision models). None takes the modality's first
-            encoder.
+            encoder. For two modalities: two of these joined by "+", in the order of the card, or a
+            saved fusion.
         card: Of the cohort.
-        encoder_settings: Fields of a new encoder's config, or of that around a foreign checkpoint.
-        processor_settings: Of a new encoder's processor, or instead of a foreign checkpoint's.
+        second: The second of two, instead of joining them.
+        encoder_settings: Fields of a new encoder's config, or of that around a foreign checkpoint;
+            of two encoders those of each under "first" and "second", beside fields of the fusion.
+        processor_settings: Of a new encoder's processor, or instead of a foreign checkpoint's; of
+            two under "first" and "second".
 
     Raises:
         InputError: No such encoder, one of another modality, or settings for a saved one.
     """
     modality = modality_of(card.modality)
+    of_encoders, of_processors = encoder_settings or {}, processor_settings or {}
+    names = _names_of_two(name, second, card)
+    if names is None:
+        return _start(name, modality, of_encoders, of_processors)
+    of_fusion = _of_fusion(of_encoders, "encoder_settings", FUSION_SETTINGS)
+    _of_fusion(of_processors, "processor_settings", ())
+    cards = _cards_of_parts(card)
+    first, second_start = (
+        _start(
+            own,
+            modality_of(part_card.modality),
+            of_encoders.get(part) or {},
+            of_processors.get(part) or {},
+        )
+        for own, part_card, part in zip(names, cards, PARTS)
+    )
+    return FusedStart(modality, cards, (first, second_start), of_fusion)
+
+
+def _names_of_two(
+    name: str | None, second: str | None, card: CohortCard
+) -> tuple[str | None, str | None] | None:
+    """Return the names of two encoders; None where there is one to start from.
+
+    Raises:
+        InputError: Too few or too many names.
+    """
+    rooms = card.modality.split(JOINT)
+    if len(rooms) == 1 and second is not None:
+        raise InputError(
+            f"--second_encoder {second}: the cohort {card.name} holds {card.modality} alone; "
+            "fm-med cohort join adds another modality"
+        )
+    if len(rooms) == 1:
+        return None
+    if second is not None or name is None:
+        return name, second
+    folder = folder_named(name)
+    if folder is not None and folder.is_dir():
+        return None
+    names = name.split(JOINT)
+    if len(names) > 2:
+        raise InputError(f"{name} names {len(names)} encoders, the cohort holds {card.modality}")
+    if len(names) == 2:
+        return names[0], names[1]
+    if any(name in room.encoders for room in MODALITIES.values()):
+        raise InputError(
+            f"{name} is one encoder and the cohort holds {card.modality}; name the other one in "
+            "--second_encoder"
+        )
+    return None
+
+
+def _cards_of_parts(card: CohortCard) -> tuple[CohortCard, CohortCard]:
+    """Return the card of a joined cohort as if it held one modality, for each of both."""
+    units = card.units.split(UNITS_JOINT)
+    names = card.modality.split(JOINT)
+    if len(units) != len(names):
+        raise InputError(f"the cohort {card.name} holds {card.modality} in {card.units!r}")
+    first, second = (replace(card, modality=name, units=unit) for name, unit in zip(names, units))
+    return first, second
+
+
+def _of_fusion(settings: Settings, name: str, known: tuple[str, ...]) -> Settings:
+    """Return the settings that belong to none of two encoders.
+
+    Raises:
+        InputError: One is unknown, or an encoder's are not in a dict of their own.
+    """
+    for key, value in settings.items():
+        if key not in (*PARTS, *known):
+            raise InputError(
+                f"{name} has {key!r}; of two encoders it has {', '.join((*PARTS, *known))}"
+            )
+        if key in PARTS and not isinstance(value, Mapping):
+            raise InputError(f"{name}: {key!r} is {value!r}, expected the settings of an encoder")
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def _start(
+    name: str | None, modality: Modality, encoder_settings: Settings, processor_settings: Settings
+) -> Start:
+    """Find one encoder, or a saved fusion."""
     name = name or next(iter(modality.encoders))
-    encoder_settings, processor_settings = encoder_settings or {}, processor_settings or {}
-    if name in modality.encoders:
+    if name in modality.encoders and modality.name in MODALITIES:
         return Start(modality, name, None, encoder_settings, processor_settings)
+    for room in MODALITIES.values():
+        if name in room.encoders:
+            raise InputError(
+                f"{name} is an encoder of {room.name}, but the cohort holds {modality.name}, for "
+                f"which there are {', '.join(modality.encoders)}"
+            )
     adopted = adopt(local_folder(name), encoder_settings, processor_settings)
     saved = adopted or load(name)
-    if not isinstance(saved.processor, modality.processor):
+    if not modality.reads(saved.processor):
         raise InputError(
             f"{name} was trained on what {type(saved.processor).__name__} reads, but the cohort "
             f"holds {modality.name}"
