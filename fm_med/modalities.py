@@ -31,6 +31,7 @@ from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
 from fm_med.image.hub_backbone import adopt as adopt_backbone
 from fm_med.image.processor import ImageProcessor
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
+from fm_med.rna.hub_transformer import adopt as adopt_transformer
 from fm_med.rna.processor import ExpressionProcessor
 from fm_med.tabular.encoders import ENCODERS as TABULAR_ENCODERS
 from fm_med.tabular.processor import TableProcessor
@@ -62,7 +63,7 @@ class Modality:
     Attributes:
         name: As on the cohort's card.
         encoders: By name; the first is the default.
-        processor: The class.
+        processor: The class; an encoder may name a subclass of it as its `processor_class`.
         augmentations: By name, from the processor to its augmentation; "default" is taken unless
             another one is asked for.
         decoder: Makes a network that rebuilds the input from the encoder's last hidden state.
@@ -165,7 +166,7 @@ MODALITIES: dict[str, Modality] = {
             {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
             adopts=dict.fromkeys(VISION_FAMILIES, adopt_backbone),
         ),
-        Modality("rna", RNA_ENCODERS, ExpressionProcessor),
+        Modality("rna", RNA_ENCODERS, ExpressionProcessor, adopts={"bert": adopt_transformer}),
         Modality("tabular", TABULAR_ENCODERS, TableProcessor),
     )
 }

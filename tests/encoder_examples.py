@@ -19,6 +19,7 @@ from fm_med.image.spatial_attention import SpatialAttentionConfig
 from fm_med.modalities import FUSION, MODALITIES
 from fm_med.rna.attention_aml_paper import AttentionAmlPaperConfig
 from fm_med.rna.gene_attention import GeneAttentionConfig
+from fm_med.rna.hub_transformer import HubTransformerConfig
 from fm_med.tabular.lstm_attention import LstmAttentionConfig
 from fm_med.tabular.malnet_paper import MalnetPaperConfig
 from fm_med.tabular.spline_basis import SplineBasisConfig
@@ -38,6 +39,15 @@ def ecg(batch, seed=1):
 def rna(batch, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return {"expression": torch.randn(batch, 30, generator=generator)}
+
+
+def genes(batch, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 9 - 2 * (torch.arange(batch) % 3)
+    mask = torch.arange(9) < lengths[:, None]
+    ids = torch.rand(batch, 20, generator=generator).argsort(1)[:, :9] + 2
+    ids[:, 0] = 1
+    return {"input_ids": ids.masked_fill(~mask, 0), "attention_mask": mask}
 
 
 def image(batch, seed=1):
@@ -149,6 +159,25 @@ EXAMPLES: dict[str, Example] = {
         rna,
         attentive=False,
         without_gradient=("q_proj.weight", "q_proj.bias", "k_proj.weight"),
+    ),
+    "hub_transformer": Example(
+        HubTransformerConfig(
+            backbone={
+                "model_type": "bert",
+                "hidden_size": 8,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "max_position_embeddings": 9,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+            vocab_size=22,
+            special_tokens=[0, 1],
+        ),
+        genes,
+        attentive=False,  # its projections have other names; see tests/rna/test_hub_transformer.py
+        without_gradient=("key.bias",),
     ),
     "hub_backbone": Example(
         HubBackboneConfig(

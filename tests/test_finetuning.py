@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm_med import finetuning
@@ -193,6 +193,7 @@ def classified(right, confidence):
     return ClassificationTask(("kind",), ("a", "b")), finetuning.Prediction(examples, outputs)
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.floats(0.02, 0.4), st.integers(0, 99))
 def test_rejection_accepts_most_rows_of_few_errors(right, error, seed):
     """The naive search tries every confidence as a threshold."""

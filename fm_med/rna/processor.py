@@ -45,17 +45,25 @@ class ExpressionProcessor(StrictProcessor):
         minimum_share: float = MINIMUM_SHARE,
     ) -> None:
         super().__init__()
-        if units not in UNITS:
-            raise InputError(f"units is {units!r}, expected one of {', '.join(UNITS)}")
         if not len(genes) == len(mean) == len(scale) > 0:
             raise InputError(
                 f"an expression processor needs a mean and a scale per gene, it has {len(genes)} "
                 f"genes, {len(mean)} means and {len(scale)} scales"
             )
-        self.genes = clean_genes(genes, "preprocessor_config.json")
-        self.units = units
+        self.hold(genes, units, minimum_share)
         self.mean = [float(value) for value in mean]
         self.scale = [float(value) for value in scale]
+
+    def hold(self, genes: Sequence[str], units: str, minimum_share: float) -> None:
+        """Keep what every way to encode expression needs.
+
+        Raises:
+            InputError: Repeated genes or an unknown unit.
+        """
+        if units not in UNITS:
+            raise InputError(f"units is {units!r}, expected one of {', '.join(UNITS)}")
+        self.genes = clean_genes(genes, "preprocessor_config.json")
+        self.units = units
         self.minimum_share = float(minimum_share)
 
     @property
@@ -106,7 +114,7 @@ class ExpressionProcessor(StrictProcessor):
             device: Where the result lies.
 
         Returns:
-            `expression` (batch, genes) float32, centred and scaled.
+            What the encoder reads; here `expression` (batch, genes) float32, centred and scaled.
 
         Raises:
             InputError: Another unit, or too few of the genes.
@@ -136,14 +144,8 @@ class ExpressionProcessor(StrictProcessor):
         Raises:
             InputError: As `from_rows`.
         """
-        if unit != self.units:
-            values, unit = to_logarithm(values, unit) if unit == "log2_tpm1" else (values, unit)
-        if unit != self.units:
-            raise InputError(
-                f"the expression is in {unit}, the model was trained on {self.units}; "
-                "make the cohort from counts or TPM so that both are the same"
-            )
-        place = self._place(genes)
+        values = self.in_units(values, unit)
+        place = self.place_of(genes)
         there = place >= 0
         mean, scale = np.array(self.mean, np.float32), np.array(self.scale, np.float32)
         prepared = np.zeros((len(values), len(place)), np.float32)
@@ -154,8 +156,27 @@ class ExpressionProcessor(StrictProcessor):
         """Return the share of the model's genes that are among `genes`."""
         return float((align(genes, self.genes) >= 0).mean())
 
-    def _place(self, genes: Sequence[str]) -> np.ndarray:
-        """Return where the model's genes are, refusing data that hold too few of them."""
+    def in_units(self, values: np.ndarray, unit: str) -> np.ndarray:
+        """Return values in the model's unit.
+
+        Raises:
+            InputError: They cannot be brought to it.
+        """
+        if unit != self.units and unit == "log2_tpm1":
+            values, unit = to_logarithm(values, unit)
+        if unit != self.units:
+            raise InputError(
+                f"the expression is in {unit}, the model was trained on {self.units}; "
+                "make the cohort from counts or TPM so that both are the same"
+            )
+        return values
+
+    def place_of(self, genes: Sequence[str]) -> np.ndarray:
+        """Return (model's genes,) the column of each, -1 where it is missing.
+
+        Raises:
+            InputError: Too few of them are there.
+        """
         place = align(genes, self.genes)
         found = int((place >= 0).sum())
         if found < self.minimum_share * len(place):
