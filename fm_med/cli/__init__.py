@@ -12,6 +12,7 @@ from fm_med.cli.command import Command
 from fm_med.cli.doctor import DOCTOR_COMMANDS
 from fm_med.cli.hub import HUB_COMMANDS
 from fm_med.cli.images import IMAGE_COMMANDS
+from fm_med.cli.join import JOIN_COMMANDS
 from fm_med.cli.matrix import MATRIX_COMMANDS
 from fm_med.cli.predict import PREDICT_COMMANDS
 from fm_med.cli.text_model import TEXT_COMMANDS
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     **COHORT_COMMANDS,
     **IMAGE_COMMANDS,
     **MATRIX_COMMANDS,
+    **JOIN_COMMANDS,
     **TEXT_COMMANDS,
     **HUB_COMMANDS,
     **DOCTOR_COMMANDS,

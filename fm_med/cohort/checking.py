@@ -111,8 +111,8 @@ def row_problems(card: CohortCard, tables: dict[str, pa.Table]) -> list[str]:
         if card.time and card.event:
             problems += _follow_up_problems(split, table, card.time, card.event)
         if card.sampling_rate and "sampling_rate" in table.column_names:
-            rates = pc.unique(table.column("sampling_rate")).to_pylist()
-            if rates != [np.float32(card.sampling_rate)]:
+            rates = pc.unique(table.column("sampling_rate")).drop_null().to_pylist()
+            if any(rate != np.float32(card.sampling_rate) for rate in rates):
                 problems.append(
                     f"split {split!r} has sampling rates {first_of(map(str, rates))} Hz,"
                     f" the card says {card.sampling_rate:g} Hz"
@@ -205,8 +205,9 @@ def equal_recordings(tables: dict[str, pa.Table]) -> list[list[Row]]:
     hashes = pa.chunked_array(
         [chunk for table in tables.values() for chunk in table.column(name).chunks]
     )
-    codes = hashes.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    repeated = np.flatnonzero(np.bincount(codes)[codes] > 1)
+    indices = hashes.combine_chunks().dictionary_encode().indices
+    codes = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False)
+    repeated = np.flatnonzero((codes >= 0) & (np.bincount(codes + 1)[codes + 1] > 1))
     ends = np.cumsum([table.num_rows for table in tables.values()])
     groups = defaultdict(list)
     for position in repeated.tolist():

@@ -81,6 +81,7 @@ class BytesColumn:
         self._begin = np.concatenate(begins)
         self._end = np.concatenate(ends)
         self._first_row = np.cumsum([0] + [len(chunk) for chunk in column.chunks])
+        self._valid = column.is_valid().to_numpy() if column.null_count else None
 
     def take(self, rows: np.ndarray) -> pa.Array:
         """Return the values of `rows` (n,) as one array of n values."""
@@ -92,7 +93,8 @@ class BytesColumn:
         places = zip(chunk_of_row.tolist(), begin.tolist(), end.tolist(), offsets.tolist())
         for chunk, first, last, place in places:
             data[place : place + last - first] = self._chunks[chunk][first:last]
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        validity = None if self._valid is None else pa.array(self._valid[rows]).buffers()[1]
+        buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(data)]
         return pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)
 
 
@@ -117,7 +119,7 @@ class TableRows:
 
     def _take(self, name: str, rows: np.ndarray) -> pa.Array:
         column = self.table.column(name)
-        if pa.types.is_large_binary(column.type) and not column.null_count:
+        if pa.types.is_large_binary(column.type):
             if name not in self._bytes:
                 self._bytes[name] = BytesColumn(column)
             return self._bytes[name].take(rows)
