@@ -16,8 +16,8 @@ from fm_med.examples import Covariate, coding_to_dicts
 from fm_med.hub.loading import HEAD_FOLDER, SCHEMA_VERSION, TASK_FILE, load
 from fm_med.predictor import Predictor
 from fm_med.quiet import quietly
-from fm_med.survival.baseline import BaselineHazard
-from fm_med.tasks import Task
+from fm_med.survival.coarsening import coarsened_hazard
+from fm_med.tasks import Hazard, Task
 
 ADAPTER_FOLDER = "adapter"
 
@@ -71,7 +71,7 @@ def save_predictor(
     *,
     coding: Sequence[Covariate],
     sample: tuple[dict[str, torch.Tensor], torch.Tensor],
-    risks: tuple[BaselineHazard | None, Sequence[float]] = (None, ()),
+    risks: tuple[Hazard | None, Sequence[float]] = (None, ()),
     notes: dict[str, Any] | None = None,
     adapter: Path | None = None,
 ) -> None:
@@ -85,7 +85,9 @@ def save_predictor(
         coding: Of the clinical columns.
         sample: Some inputs of the encoder, and their (rows, covariates); the saved model must
             predict the same for them, bit for bit.
-        risks: Baseline hazard of a survival model, and the times at which its risks are given.
+        risks: What turns outputs into risks, such as the baseline hazard of a survival model, and
+            the times at which its risks are given; saved without single patients' event times
+            (see `fm_med.survival.coarsening`).
         notes: What else belongs into `task.json`: thresholds, how it was trained; aggregates only.
         adapter: Folder of the adapter alone; copied to `adapter/` with all but the encoder.
 
@@ -93,6 +95,9 @@ def save_predictor(
         RuntimeError: What was saved does not reproduce the predictor; the folder is not made.
     """
     predictor, (baseline, horizons) = trained.predictor, risks
+    if baseline is not None:
+        usual = getattr(trained.task, "horizons", ())  # an evaluation asks for these
+        baseline = coarsened_hazard(baseline, {*horizons, *usual})
     details = {
         "schema_version": SCHEMA_VERSION,
         "task": trained.task.to_dict(),

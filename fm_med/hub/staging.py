@@ -1,4 +1,7 @@
-"""What a model says about where things lay at home, put as others can use it."""
+"""What a model says about where things lay at home, put as others can use it.
+
+Also the event times of single patients, which models saved by older versions hold.
+"""
 
 import json
 import re
@@ -12,10 +15,12 @@ from fm_med.errors import InputError
 from fm_med.hub.fetching import folder_named
 from fm_med.hub.guard import Source
 from fm_med.lora import BASE_FILE, file_hash
+from fm_med.survival.coarsening import coarsened_hazard
+from fm_med.tasks import FollowUpTask, task_from_dict
 
 ADAPTER_CONFIG = "adapter_config.json"
 LOCAL = "a local folder"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
 def is_local(name: str) -> bool:
@@ -24,7 +29,10 @@ def is_local(name: str) -> bool:
 
 
 def without_paths(files: Mapping[str, Source]) -> dict[str, Source]:
-    """Return the files with the paths of encoders blotted out; `set_bases` fills them again."""
+    """Return the files with the paths of encoders blotted out; `set_bases` fills them again.
+
+    Event times of single patients go, too.
+    """
     staged = dict(files)
     for name, source in files.items():
         kind = name.rsplit("/", 1)[-1]
@@ -55,11 +63,25 @@ def _changed(source: Source, change: Callable[[dict[str, Any]], bool]) -> Source
 
 
 def _blot_task(values: dict[str, Any]) -> bool:
+    changed = _coarsen(values)
     training = values.get("training")
     if not isinstance(training, dict) or not is_local(str(training.get("encoder"))):
-        return False
+        return changed
     training["encoder"] = LOCAL
     return True
+
+
+def _coarsen(values: dict[str, Any]) -> bool:
+    """Coarsen the baseline hazard of a model; those saved by this version are coarse already."""
+    stored, stated = values.get("baseline"), values.get("task")
+    if not isinstance(stored, dict) or not isinstance(stated, dict):
+        return False
+    task = task_from_dict(stated)
+    if not isinstance(task, FollowUpTask):
+        return False
+    times = {*values.get("horizons", []), *task.horizons}
+    values["baseline"] = coarsened_hazard(task.hazard_from(stored), times).to_dict()
+    return bool(values["baseline"] != stored)
 
 
 def _blot_base(values: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from fm_med.errors import InputError
 from fm_med.hub.fetching import folder_named, without_secrets
 from fm_med.hub.staging import is_local
 from fm_med.sources.simulated import make_simulated
+from fm_med.survival.baseline import breslow_baseline
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,19 @@ def test_secrets_are_blotted_out(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "tell-nobody")
     text = without_secrets("https://me:pass@host/x with tell-nobody and hf_abcdefghijk")
     assert text == "https://host/x with *** and ***"
+
+
+def test_event_times_of_patients_stay_at_home(made, tmp_path):
+    _, risk, cohort = made
+    baseline = fm_med.load(risk).baseline  # events at 1, 3, ... 79 of 80 months
+    assert not set(baseline.time) & set(np.arange(1.0, 80.0, 2))
+    shutil.copytree(risk, tmp_path / "older")
+    file = tmp_path / "older" / "task.json"
+    fitted = breslow_baseline(
+        np.zeros(80), time=np.arange(1.0, 81.0) - 0.03125, event=np.arange(80) % 2 == 0
+    )
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"baseline": fitted.to_dict()}))
+    hub.push(tmp_path / "older", str(tmp_path / "pushed"), cohort=cohort)
+    same_predictions(tmp_path / "older", tmp_path / "pushed")
+    pushed = fm_med.load(tmp_path / "pushed").baseline
+    assert not set(pushed.time) & set(fitted.time) and pushed.follow_up == 79.9
