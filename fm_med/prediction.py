@@ -23,7 +23,9 @@ from fm_med.ecg.records import read_recording
 from fm_med.errors import InputError
 from fm_med.examples import Covariate, encode_clinical, read_examples
 from fm_med.hub import LoadedModel
+from fm_med.modalities import modality_of
 from fm_med.sources.table_file import read_table
+from fm_med.tasks import FollowUpTask
 
 ROWS_AT_ONCE = 64
 FAR = 2.5  # root mean square of standardised features; about 1 for training rows
@@ -113,8 +115,9 @@ def predict_cohort(model: LoadedModel, cohort: Path, split: str) -> Columns:
     """
     opened = open_cohort(cohort)
     examples = read_examples(opened, None, splits=[split])
-    if opened.card.modality == "ecg" and not isinstance(model.processor, EcgProcessor):
-        raise InputError(f"{cohort} holds ECGs, which {model.folder} does not read")
+    modality = modality_of(opened.card.modality)
+    if not modality.reads(model.processor):
+        raise InputError(f"{cohort} holds {modality.name}, which {model.folder} does not read")
     names = [covariate.name for covariate in model.coding]
     clinical = {name: opened.column(split, name) for name in names}
 
@@ -242,13 +245,12 @@ def _numbers(model: LoadedModel, batch: Batch, usable: np.ndarray) -> Columns:
             text = f"unlike the training rows (features {distance:.1f} times as far out as theirs)"
             batch.warnings[row].append(text)
     columns = model.task.columns_of(outputs) | model.decisions(outputs)
-    if model.baseline is not None:
-        unit = getattr(model.task, "unit", "")
-        for horizon in model.horizons:
-            name = f"risk_{horizon:g}_{unit}"
-            columns[name] = model.baseline.risk(outputs, horizon)
-            low, high = model.baseline.risk_interval(outputs, horizon)
-            columns |= {f"{name}_low": low, f"{name}_high": high}
+    if isinstance(model.task, FollowUpTask) and model.baseline is not None:
+        risks = (model.baseline, outputs, model.horizons)
+        ends = model.task.interval_columns(*risks)
+        for name, values in model.task.risk_columns(*risks).items():
+            columns[name] = values
+            columns |= {end: ends[end] for end in (f"{name}_low", f"{name}_high") if end in ends}
     whole: Columns = {}
     for name, values in columns.items():
         dtype = object if name in DECISIONS else float

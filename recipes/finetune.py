@@ -36,14 +36,20 @@ class Config:
     # Data
     cohort: str = setting("simulated", "folder of a cohort; 'simulated' makes one")
     subjects: PositiveInt = setting(2500, "persons in the simulated cohort")
-    task: Literal["survival", "multilabel", "classification", "regression"] = setting(
-        "survival", "what is predicted"
-    )
+    task: Literal[
+        "survival",
+        "discrete_time",
+        "competing_risks",
+        "multilabel",
+        "classification",
+        "regression",
+    ] = setting("survival", "what is predicted")
     target: list[str] | None = setting(None, "target columns or a label set; default: the card's")
     time_unit: str | None = setting(None, "refuse a cohort whose follow-up has another unit")
     clinical: list[str] | None = setting(None, "covariates, unpenalised: age sex ...")
     # Model
     encoder: str | None = setting(None, "name to start from scratch, or a folder or Hub id")
+    second_encoder: str | None = setting(None, "likewise, for a cohort of two modalities")
     encoder_settings: dict[str, Any] | None = setting(None, "fields of a new encoder's config")
     processor_settings: dict[str, Any] | None = setting(None, "of a new encoder's processor")
     peft: Literal["auto", "lora", "dora", "none", "full"] = setting("auto", "none: frozen encoder")
@@ -115,6 +121,7 @@ def main(config: Config) -> None:
     start = hub.start_from(
         config.encoder,
         cohort.card,
+        second=config.second_encoder,
         encoder_settings=config.encoder_settings,
         processor_settings=config.processor_settings,
     )
@@ -122,8 +129,8 @@ def main(config: Config) -> None:
     method, why = finetuning.choose_method(
         config.peft, task, split.train, is_fresh=start.is_fresh, has_weights=start.has_weights
     )
-    cache: FeatureCache | None = {} if method == "none" and not start.is_fresh else None
-    job = finetuning.Job(task, coding, method, start.is_fresh and start.has_weights, cache)
+    cache: FeatureCache | None = {} if method == "none" and not start.has_new else None
+    job = finetuning.Job(task, coding, method, start.has_new and start.has_weights, cache)
     base = start.adapter_base(method) if config.save_adapter else None
     build = partial(finetuning.prepare, config, job, accelerator=accelerator)
     build(start.build(split.train), (split.train, split.validation), seed=0)  # refuses early
@@ -143,7 +150,7 @@ def main(config: Config) -> None:
         )
 
     run.start()
-    run.say(f"{why}\n{split.describe(task)}")
+    run.say(f"{why}{start.remark(method)}\n{split.describe(task)}")
     folds = None
     if config.folds:
         in_folds = examples.of_splits(config.fold_splits or ["train", "validation"])

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tasks import cohort, tensors
 
+from fm_med.cohort import check_cohort, open_cohort
 from fm_med.cohort.causes import cause_names, in_order
 from fm_med.errors import InputError
 from fm_med.objectives import cause_specific_loss, cox_loss, discrete_time_loss
+from fm_med.sources.table import TableColumns, make_table
+from fm_med.sources.table_outcomes import OutcomeColumns
 from fm_med.survival import cumulative_incidence, kaplan_meier
 from fm_med.survival.cause_hazards import CauseHazards
 from fm_med.survival.concordance import concordance_index
@@ -54,7 +57,7 @@ def test_one_cause_is_cox_and_no_event_is_a_zero_with_a_graph():
     log_hazard = torch.randn(40, 1, requires_grad=True)
     expected = cox_loss(log_hazard[:, 0], time=torch.tensor(time), event=torch.tensor(cause > 0))
     found = cause_specific_loss(log_hazard, time=torch.tensor(time), cause=torch.tensor(cause))
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected)
     nothing = torch.zeros(40, dtype=torch.int64)
     loss = cause_specific_loss(log_hazard, time=torch.tensor(time), cause=nothing)
     loss.backward()
@@ -152,6 +155,12 @@ def test_edges_come_from_the_rows_of_the_fit_alone():
     half = {name: values[:50] for name, values in targets.items()}
     assert task.fitted(targets).edges[-1] == 99 and len(task.fitted(targets).edges) == 10
     assert task.fitted(half).edges == (11.0, 21.0, 31.0, 41.0, 49.0)  # 25 events: five each
+    exact = {"time": np.array([1.2341, 98.76, 1234.5]), "event": np.ones(3, bool)}
+    assert [task.fitted({k: v[[i]] for k, v in exact.items()}).edges for i in range(3)] == [
+        (1.24,),
+        (98.8,),
+        (1240.0,),
+    ]
     few = {name: values[:3] for name, values in targets.items()}
     assert len(task.fitted(few).edges) == 1 and not task.fitted(few).squeeze
     fitted = task.fitted(targets)
@@ -181,6 +190,7 @@ def test_causes_are_read_in_every_way_they_are_written():
     assert cause_names(np.array([2, 0, 1, 0, 0, 10])) == expected
     assert cause_names(np.array([2, 0, 1, np.nan, 0, 10.0])) == expected
     assert cause_names(["2", "0", "1", None, "Censored", "10"]) == expected
+    assert cause_names(["2.0", "0.0", " 1 ", None, "", "10.0"]) == expected
     assert in_order(["death", "10", None, "2", "death"]) == ("2", "10", "death")
 
 
@@ -303,3 +313,55 @@ def test_hazards_of_other_causes_are_refused():
     assert list(columns) == [f"risk_{k}_{h}_months" for h in (3, 6) for k in (1, 2)]
     with pytest.raises(InputError, match="the task's causes are a, b"):
         dataclasses.replace(task, classes=("a", "b")).hazard_from(hazard.to_dict())
+
+
+# ------------------------------------------------------------------------- Cohorts with causes
+
+
+def table(folder, rows):
+    path = folder / "rows.csv"
+    path.write_text("\n".join(["id,x,months,died,why", *(",".join(row) for row in rows)]) + "\n")
+    return path
+
+
+ROWS = [
+    ("a", "1", "3", "1", "heart"),
+    ("b", "2", "4", "1", "other"),
+    ("c", "3", "5", "0", ""),
+    ("d", "4", "6", "0", "0"),
+    ("e", "5", "", "", ""),
+]
+
+
+def made(folder, rows=ROWS, **outcomes):
+    columns = TableColumns(
+        subject="id",
+        inputs=("x",),
+        outcomes=OutcomeColumns(time="months", follow_up_unit="months", **outcomes),
+    )
+    folder.mkdir(exist_ok=True)
+    source = table(folder, rows)
+    return open_cohort(
+        make_table(source, folder / "cohort", columns=columns, fractions=(1.0, 0.0, 0.0))
+    )
+
+
+@pytest.mark.parametrize("event", [None, "died"])
+def test_a_table_keeps_causes(tmp_path, event):
+    found = made(tmp_path, event=event, cause="why")
+    assert found.column("train", "cause") == ["heart", "other", None, None]
+    assert found.column("train", "event").tolist() == [True, True, False, False]
+    assert check_cohort(found.path) == []
+    task = make_task("competing_risks", found)
+    assert task.targets(found, "train")["cause"].tolist() == [1, 2, 0, 0]
+    assert (tmp_path / "cohort" / "skipped.csv").read_text().count("without follow-up") == 1
+
+
+def test_causes_and_events_that_contradict_each_other_are_refused(tmp_path):
+    without = [("a", "1", "3", "1", ""), *ROWS[1:]]
+    with pytest.raises(InputError, match="'died' is true, but no 'why' in row 1"):
+        made(tmp_path / "a", without, event="died", cause="why")
+    with pytest.raises(InputError, match="'died' is not true, but 'why' in row 1"):
+        made(tmp_path / "b", [("a", "1", "3", "0", "heart"), *ROWS[1:]], event="died", cause="why")
+    with pytest.raises(InputError, match="a time column and an event column, or causes"):
+        made(tmp_path / "c")

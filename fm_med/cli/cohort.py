@@ -36,6 +36,7 @@ class EcgTable:
     report: str | None = setting(None, "column with the report's text")
     time: str | None = setting(None, "column with the follow-up time")
     event: str | None = setting(None, "column that is true where the event was observed")
+    cause: str | None = setting(None, "column that names which event it was; blank or 0 for none")
     follow_up_unit: str | None = setting(None, "unit of --time: days, months or years")
     label: list[str] | None = setting(None, "one or more label columns")
     age: str | None = setting(None, "column with the age in years")
@@ -106,6 +107,7 @@ def ecg_table(settings: EcgTable) -> None:
         report=settings.report,
         time=settings.time,
         event=settings.event,
+        cause=settings.cause,
         follow_up_unit=settings.follow_up_unit,
         labels=tuple(settings.label or ()),
         age=settings.age,

@@ -25,6 +25,7 @@ class ClinicalTable:
     target: str | None = setting(None, "column with a number to predict")
     time: str | None = setting(None, "column with the follow-up time")
     event: str | None = setting(None, "column that is true where the event was observed")
+    cause: str | None = setting(None, "column that names which event it was; blank or 0 for none")
     follow_up_unit: str | None = setting(None, "unit of --time: days, months or years")
     missing: list[str] | None = setting(None, "codes for missing values: TOKEN or COLUMN=TOKEN")
     accept: list[str] | None = setting(None, "values that look like such codes but are real")
@@ -50,6 +51,7 @@ def clinical_table(settings: ClinicalTable) -> None:
         target=settings.target,
         time=settings.time,
         event=settings.event,
+        cause=settings.cause,
         follow_up_unit=settings.follow_up_unit,
     )
     columns = TableColumns(

@@ -33,6 +33,7 @@ COLUMN_MEANINGS = {
     "expression": "float32 little endian, one value per gene; its metadata names genes and unit",
     "time": "follow-up from the recording to the event or to censoring",
     "event": "true when the event ended the follow-up, false when censored",
+    "cause": "which event ended the follow-up; null when censored",
 }
 
 _TEXT, _NUMBER = (str,), (int, float)

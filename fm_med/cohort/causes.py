@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 # How tables write that nothing had happened by the end; null and NaN mean the same.
-CENSORED = frozenset({"", "0", "0.0", "false", "censored"})
+CENSORED = frozenset({"", "0", "false", "censored"})
 
 
 def cause_names(values: Sequence[Any] | np.ndarray) -> list[str | None]:
@@ -28,4 +28,6 @@ def _name(value: Any) -> str | None:
     if value is None or value != value:  # NaN
         return None
     text = f"{value:g}" if isinstance(value, float) else str(value).strip()
+    if text.removesuffix(".0").isdigit():
+        text = text.removesuffix(".0")
     return None if text.lower() in CENSORED else text

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,11 +15,12 @@ from fm_med.finetuning.choices import PeftMethod
 from fm_med.finetuning.finishing import FeatureCache, pooled_features
 from fm_med.finetuning.linear import fit_clinical, set_statistics
 from fm_med.finetuning.training import Finetuning
+from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.heads import prediction_head
 from fm_med.lora import attach_lora, check_adapter
 from fm_med.modalities import modality_of, modality_of_encoder
 from fm_med.predictor import Predictor
-from fm_med.tasks import Task
+from fm_med.tasks import FollowUpTask, Task
 
 
 class Settings(Protocol):
@@ -72,7 +73,7 @@ def prepare(
         settings: The recipe's.
         job: What is to be done.
         parts: Encoder and processor; the encoder is changed.
-        rows: To learn from, and to choose the best epoch by. A survival model without a loop
+        rows: To learn from, and to choose the best epoch by. A model of a follow-up without a loop
             chooses nothing, so that it learns from both.
         accelerator: Knows the device.
         seed: Of order and augmentation.
@@ -81,10 +82,11 @@ def prepare(
         InputError: Rows that the processor refuses, adapters that do not fit, an unknown score or
             augmentation.
     """
-    (encoder, processor), (train, validation), task = parts, rows, job.task
+    (encoder, processor), (train, validation) = parts, rows
+    task = job.task.fitted(train.targets)
     modality = modality_of(train.cohort.card.modality)
     device = accelerator.device
-    inputs = train.inputs(np.arange(min(4, len(train))), processor, device)
+    inputs = train.inputs(_first_rows(train, processor), processor, device)
     encoder.to(device).requires_grad_(job.method == "full")
     adapter = None
     if job.method in ("lora", "dora"):
@@ -97,7 +99,11 @@ def prepare(
             targets=settings.lora_targets,
         )
         check_adapter(encoder, inputs)
-    predictor = _predictor(settings, job, encoder, processor, freeze_norms=adapter is not None)
+    for part in encoder.trained_in_full() if isinstance(encoder, LateFusionModel) else ():
+        part.requires_grad_(True)
+    predictor = _predictor(
+        settings, replace(job, task=task), encoder, processor, freeze_norms=adapter is not None
+    )
     tuning = Finetuning(
         predictor=predictor.to(device),
         processor=processor,
@@ -111,9 +117,17 @@ def prepare(
         select_on=settings.select_on,
         seed=seed,
     )
-    if not tuning.trains and task.name == "survival":
+    if not tuning.trains and isinstance(task, FollowUpTask):
         tuning.train = train.joined(validation)
     return tuning
+
+
+def _first_rows(train: Examples, processor: Any) -> np.ndarray:
+    """Return a few rows, of two modalities some with each: an adapter must see its input."""
+    few = [np.arange(min(4, len(train)))]
+    for name in getattr(processor, "presence_columns", ()):
+        few.append(np.flatnonzero(train.table([name]).column(name).to_numpy())[:4])
+    return np.unique(np.concatenate(few))
 
 
 def warm_start(tuning: Finetuning, job: Job, accelerator: Accelerator) -> None:
@@ -144,7 +158,7 @@ def _predictor(
         encoder,
         outputs=job.task.outputs,
         output_name=job.task.output_name,
-        squeeze=not job.task.classes,
+        squeeze=job.task.squeeze,
         clinical=[covariate.name for covariate in job.coding],
         hidden=settings.head_hidden or [],
         dropout=settings.dropout,

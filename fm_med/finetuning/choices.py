@@ -7,7 +7,7 @@ import numpy as np
 from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.survival.planning import SE_TIMES_ROOT_EVENTS
-from fm_med.tasks import Task
+from fm_med.tasks import FollowUpTask, Task
 
 PeftMethod = Literal["auto", "lora", "dora", "none", "full"]
 
@@ -44,12 +44,12 @@ def choose_method(
         return asked, f"peft {asked}, as asked"
     if is_fresh:
         return "full", "peft full: the encoder is new, so all of it is trained"
-    if task.name == "survival":
+    if isinstance(task, FollowUpTask):
         events = int(train.targets["event"].sum())
         if events < ENOUGH_EVENTS:
             return "none", (
                 f"peft none: {events} training events; below {ENOUGH_EVENTS} the encoder stays "
-                "frozen and a ridge Cox model on its features is fitted (--peft lora trains it)"
+                "frozen and a ridge model on its features is fitted (--peft lora trains it)"
             )
         return "lora", f"peft lora: {events} training events, {ENOUGH_EVENTS} are enough"
     if len(train) < ENOUGH_ROWS:
@@ -62,7 +62,7 @@ def choose_method(
 
 def warn_few_events(task: Task, examples: Examples, folds: int) -> str | None:
     """Return a warning when a fold would be judged on very few events, or None."""
-    if task.name != "survival" or folds < 2:
+    if not isinstance(task, FollowUpTask) or folds < 2:
         return None
     per_fold = int(examples.targets["event"].sum()) / folds
     if per_fold >= FEW_EVENTS:

@@ -20,12 +20,11 @@ from fm_med.heads import PredictionHead
 from fm_med.lora import adapter_size, merge, save_adapter
 from fm_med.probe_head import Kind, ProbeHead, fit_probe_head
 from fm_med.run import Run
-from fm_med.survival.baseline import BaselineHazard, breslow_baseline
-from fm_med.tasks import Task
+from fm_med.tasks import FollowUpTask, Hazard, Task
 
 # Rows by their id, so that folds with the same frozen encoder encode each of them once.
 FeatureCache = dict[int, np.ndarray]
-Risks = tuple[BaselineHazard | None, tuple[float, ...]]
+Risks = tuple[Hazard | None, tuple[float, ...]]
 HeadKind = Literal["linear"] | Kind
 
 
@@ -156,7 +155,7 @@ class Finetuned:
         return train.inputs(rows, self.tuning.processor, device), clinical
 
     def risks(self, horizons: Sequence[float] | None, say: Callable[[str], None]) -> Risks:
-        """Return baseline hazard and the horizons within its follow-up; (None, ()) without events.
+        """Return what gives risks, and the horizons within its follow-up; (None, ()) for no events.
 
         Args:
             horizons: In the unit of the follow-up; None for one, three and five years.
@@ -217,8 +216,8 @@ def _prediction(tuning: Finetuning, examples: Examples, features: np.ndarray) ->
 
 def baseline_of(
     task: Task, prediction: Prediction, horizons: Sequence[float] | None
-) -> tuple[BaselineHazard | None, tuple[float, ...], str | None]:
-    """Return the baseline hazard of a survival model and the horizons within its follow-up.
+) -> tuple[Hazard | None, tuple[float, ...], str | None]:
+    """Return what turns a model's outputs into risks, and the horizons within its follow-up.
 
     Args:
         task: Of the model.
@@ -226,21 +225,18 @@ def baseline_of(
         horizons: In the unit of the follow-up; None for one, three and five years.
 
     Returns:
-        Baseline, horizons, and a line on horizons left out; (None, (), None) for other tasks.
+        Such as the baseline hazard of a survival model, horizons, and a line on horizons left out;
+        (None, (), None) for tasks without follow-up.
     """
-    if task.name != "survival":
+    if not isinstance(task, FollowUpTask):
         return None, (), None
-    targets = prediction.examples.targets
-    baseline = breslow_baseline(
-        prediction.outputs.astype(np.float64), time=targets["time"], event=targets["event"]
-    )
-    wanted = tuple(horizons) if horizons else getattr(task, "horizons", ())
+    baseline = task.fit_hazard(prediction.outputs, prediction.examples.targets)
+    wanted = tuple(horizons) if horizons else task.horizons
     kept = tuple(horizon for horizon in wanted if horizon <= baseline.follow_up)
     beyond = [f"{horizon:g}" for horizon in wanted if horizon > baseline.follow_up]
-    unit = getattr(task, "unit", "")
     line = (
-        f"no risk at {', '.join(beyond)} {unit}: the longest follow-up of the training rows is "
-        f"{baseline.follow_up:g} {unit}"
+        f"no risk at {', '.join(beyond)} {task.unit}: the longest follow-up of the training rows "
+        f"is {baseline.follow_up:g} {task.unit}"
     )
     return baseline, kept, line if beyond else None
 

@@ -1,7 +1,9 @@
 """Fits that have one answer: the clinical part first, and a ridge head on cached features.
 
 Whole training split, float64, no learning rate, no seed but that of the inner folds. For Cox that
-is Newton's method (`fm_med.survival.fit_cox`), for the other tasks L-BFGS on the task's own loss.
+is Newton's method (`fm_med.survival.fit_cox`), once per cause where risks compete; for the other
+tasks L-BFGS on the task's own loss. Hazards in discrete time share their coefficients as far as the
+data allow: those of an interval are their sum with departures, which are shrunk.
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from fm_med.examples import Examples
 from fm_med.heads import PredictionHead
 from fm_med.sampling import patient_folds
 from fm_med.survival.cox_fit import fit_cox
-from fm_med.tasks import Task
+from fm_med.tasks import CompetingRisksTask, DiscreteTimeTask, SurvivalTask, Task
 
 # Ridge strengths tried, in units of the summed loss; features have standard deviation 1.
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1e0)
@@ -23,6 +25,9 @@ INNER_FOLDS = 5
 # Keeps separable classes finite; too weak to be seen elsewhere.
 LEAST_PENALTY = 1e-4
 MAX_ITERATIONS = 200
+# A coefficient's departure in one interval is shrunk so much more than what all intervals share: an
+# interval has a tenth of the events.
+DEPARTURE = 10.0
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,13 @@ class Coefficients:
         weight: (outputs, features) float64.
         clinical: (outputs, covariates) float64.
         bias: (outputs,) float64.
-        penalty: Ridge of the features.
+        penalty: Ridge of the features, one per output or one for all.
     """
 
     weight: np.ndarray
     clinical: np.ndarray
     bias: np.ndarray
-    penalty: float
+    penalty: float | tuple[float, ...]
 
 
 def set_statistics(head: PredictionHead, train: Examples, features: np.ndarray | None) -> None:
@@ -80,7 +85,8 @@ def fit_head(
         features: (rows, inputs) of the encoder in evaluation mode.
 
     Returns:
-        What to note about the fit: the penalty.
+        What to note about the fit: the penalty, of competing risks by cause; None where the
+        features are left out.
 
     Raises:
         ValueError: The head has hidden layers.
@@ -96,23 +102,40 @@ def fit_head(
         torch.from_numpy(found.bias),
         torch.from_numpy(found.clinical) if z.shape[1] else None,
     )
-    return {"penalty": found.penalty if np.isfinite(found.penalty) else None}
+    if isinstance(found.penalty, tuple):
+        return {"penalty": dict(zip(task.classes, map(_finite, found.penalty)))}
+    return {"penalty": _finite(found.penalty)}
+
+
+def _finite(penalty: float) -> float | None:
+    return penalty if np.isfinite(penalty) else None
 
 
 def _fit(task: Task, x: np.ndarray, z: np.ndarray, train: Examples) -> Coefficients:
-    if task.name == "survival":
-        return _fit_cox(task, x, z, train)
+    if isinstance(task, SurvivalTask):
+        return _fit_cox(task, x, z, train, train.targets["event"])
+    if isinstance(task, CompetingRisksTask):
+        cause = train.targets["cause"]
+        fits = [_fit_cox(task, x, z, train, cause == k + 1) for k in range(task.outputs)]
+        return Coefficients(
+            np.concatenate([fit.weight for fit in fits]),
+            np.concatenate([fit.clinical for fit in fits]),
+            np.concatenate([fit.bias for fit in fits]),
+            tuple(float(np.asarray(fit.penalty)) for fit in fits),
+        )
     return _fit_ridge(task, x, z, train)
 
 
-def _fit_cox(task: Task, x: np.ndarray, z: np.ndarray, train: Examples) -> Coefficients:
-    """Fit Cox's model; a predictor without any column is constant."""
+def _fit_cox(
+    task: Task, x: np.ndarray, z: np.ndarray, train: Examples, event: np.ndarray
+) -> Coefficients:
+    """Fit Cox's model of an event; a predictor without any column is constant."""
     if not x.shape[1] + z.shape[1]:
         return Coefficients(np.zeros((1, 0)), np.zeros((1, 0)), np.zeros(1), np.inf)
     fit = fit_cox(
         x if x.shape[1] else None,
         time=train.targets["time"],
-        event=train.targets["event"],
+        event=event,
         clinical=z if z.shape[1] else None,
         subject_id=train.subject_id,
         ties="breslow" if task.loss_name == "breslow" else "efron",
@@ -157,11 +180,10 @@ def _minimise(
     used = x[rows] if np.isfinite(penalty) else np.zeros((len(rows), 0))
     columns = torch.from_numpy(np.concatenate([used, z[rows], np.ones((len(rows), 1))], 1))
     targets = {k: _double(torch.from_numpy(v[rows])) for k, v in train.targets.items()}
-    theta = torch.zeros(columns.shape[1], task.outputs, dtype=torch.float64, requires_grad=True)
-    ridge = torch.full((columns.shape[1], 1), LEAST_PENALTY / len(rows), dtype=torch.float64)
-    if used.shape[1]:
-        ridge[: used.shape[1]] = penalty / len(rows)
-    ridge[-1] = 0
+    shared = isinstance(task, DiscreteTimeTask)
+    intervals = task.outputs if shared else 0
+    ridge = _ridge((used.shape[1], z.shape[1]), penalty, intervals) / len(rows)
+    theta = torch.zeros(len(ridge), task.outputs + shared, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [theta],
         max_iter=MAX_ITERATIONS,
@@ -172,12 +194,14 @@ def _minimise(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = task.loss(_named(task, columns @ theta), targets) + (ridge * theta**2).sum() / 2
+        linear = columns @ (theta[:, :1] + theta[:, 1:] if shared else theta)
+        value = task.loss(_named(task, linear), targets) + (ridge * theta**2).sum() / 2
         value.backward()
         return value
 
     optimizer.step(closure)
-    found = theta.detach().numpy().T
+    fitted = theta.detach()
+    found = (fitted[:, :1] + fitted[:, 1:] if shared else fitted).numpy().T
     weight = np.zeros((task.outputs, x.shape[1]))
     weight[:, : used.shape[1]] = found[:, : used.shape[1]]
     scale, shift = getattr(task, "scale", 1.0), getattr(task, "mean", 0.0)
@@ -185,15 +209,29 @@ def _minimise(
     return Coefficients(scale * weight, scale * clinical, shift + scale * found[:, -1], penalty)
 
 
+def _ridge(widths: tuple[int, int], penalty: float, intervals: int) -> Tensor:
+    """Return (columns, 1) strengths, or with intervals (columns, 1 + intervals).
+
+    Args:
+        widths: Features used, covariates; the last column is the constant.
+        penalty: Of the features.
+        intervals: Whose parameters are a common part and each one's departure from it; 0 for none.
+    """
+    features, covariates = widths
+    common = [penalty] * features + [LEAST_PENALTY] * covariates + [0.0]
+    own = [DEPARTURE * min(penalty, PENALTIES[0])] * (features + covariates) + [0.0]
+    return torch.tensor([common, *[own] * intervals], dtype=torch.float64).T.contiguous()
+
+
 def _named(task: Task, linear: Tensor) -> dict[str, Tensor]:
     """Return the outputs that the task's loss reads, from standardised ones."""
     values = linear * getattr(task, "scale", 1.0) + getattr(task, "mean", 0.0)
-    return {task.output_name: values if task.classes else values.squeeze(-1)}
+    return {task.output_name: values.squeeze(-1) if task.squeeze else values}
 
 
 def _outputs(task: Task, fitted: Coefficients, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     values = x @ fitted.weight.T + z @ fitted.clinical.T + fitted.bias
-    return values if task.classes else values[:, 0]
+    return values[:, 0] if task.squeeze else values
 
 
 def _double(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from fm_med.finetuning.splits import Split
 from fm_med.folds import write_table
 from fm_med.report import write_metrics
 from fm_med.run import Run
-from fm_med.tasks import Task
+from fm_med.tasks import CompetingRisksTask, FollowUpTask, Task
 
 Judged = dict[str, Prediction]
 
@@ -90,8 +90,10 @@ def notes(
         "persons": len(np.unique(train.subject_id)),
         **finished.fit,
     }
-    if job.task.name == "survival":
+    if isinstance(job.task, FollowUpTask):
         training["events"] = int(train.targets["event"].sum())
+    if isinstance(job.task, CompetingRisksTask):
+        training["events_by_cause"] = job.task.events_by_cause(train.targets)
     return {
         "thresholds": thresholds(finished.tuning.task, judged.get("validation")),
         "rejection": rejected,

@@ -18,10 +18,14 @@ from fm_med.metrics import (
     paired_difference,
 )
 from fm_med.metrics import accuracy as share_right
-from fm_med.survival.concordance import concordance_difference, concordance_interval
-from fm_med.tasks import Task
+from fm_med.survival.concordance import (
+    concordance_difference,
+    concordance_index,
+    concordance_interval,
+)
+from fm_med.tasks import FollowUpTask, Task
 
-Metrics = dict[str, Interval]
+Metrics = dict[str, Any]  # leaves are intervals; nested by cause where risks compete
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,13 @@ def split_metrics(task: Task, prediction: Prediction) -> dict[str, Any]:
 
 
 def _metrics(task: Task, examples: Examples, outputs: np.ndarray) -> Metrics:
-    if task.name == "survival":
-        return {"c_index": _c_index(examples, outputs)}
+    if isinstance(task, FollowUpTask):
+        ranked = task.ranked(outputs, examples.targets)
+        each = {name: _c_index(examples, event, risk) for name, (event, risk) in ranked.items()}
+        if len(each) == 1:
+            return {"c_index": each[""]}
+        causes = {name: {"c_index": found} for name, found in each.items()}
+        return {"c_index": _mean_c_index(examples, ranked)} | causes
     truth, called = _comparable(task, examples, outputs)
     return {
         name: bootstrap(statistic, examples.subject_id, truth, called[kind])
@@ -67,14 +76,14 @@ def _metrics(task: Task, examples: Examples, outputs: np.ndarray) -> Metrics:
 
 def _differences(task: Task, prediction: Prediction) -> Metrics:
     examples = prediction.examples
-    if task.name == "survival":
-        follow_up = examples.targets["time"], examples.targets["event"]
-        if not follow_up[1].any() or prediction.clinical is None:
-            return {}
-        difference, _ = concordance_difference(
-            *follow_up, prediction.outputs, prediction.clinical, subject_id=examples.subject_id
-        )
-        return {"c_index": difference}
+    if isinstance(task, FollowUpTask):
+        ranked = task.ranked(prediction.outputs, examples.targets)
+        other = task.ranked(np.asarray(prediction.clinical), examples.targets)
+        each = {
+            name: {"c_index": _c_gain(examples, event, risk, other[name][1])}
+            for name, (event, risk) in ranked.items()
+        }
+        return each[""] if "" in each else each
     truth, model = _comparable(task, examples, prediction.outputs)
     other = _comparable(task, examples, np.asarray(prediction.clinical))[1]
     return {
@@ -83,12 +92,43 @@ def _differences(task: Task, prediction: Prediction) -> Metrics:
     }
 
 
-def _c_index(examples: Examples, risk: np.ndarray) -> Interval:
+def _c_index(examples: Examples, event: np.ndarray, risk: np.ndarray) -> Interval:
     """Return Harrell's C; not defined without events."""
-    time, event = examples.targets["time"], examples.targets["event"]
     if not event.any():
         return Interval(np.nan, np.nan, np.nan, len(np.unique(examples.subject_id)))
-    return concordance_interval(time, event, risk, subject_id=examples.subject_id)
+    time, who = examples.targets["time"], examples.subject_id
+    return concordance_interval(time, event, risk, subject_id=who)
+
+
+def _c_gain(examples: Examples, event: np.ndarray, risk: np.ndarray, other: np.ndarray) -> Interval:
+    """Return Harrell's C minus that of another risk; not defined without events."""
+    if not event.any():
+        return Interval(np.nan, np.nan, np.nan, len(np.unique(examples.subject_id)))
+    time, who = examples.targets["time"], examples.subject_id
+    return concordance_difference(time, event, risk, other, subject_id=who)[0]
+
+
+def _mean_c_index(examples: Examples, ranked: Mapping[str, Any]) -> Interval:
+    """Return the mean of Harrell's C over the causes that occur."""
+    pairs = [(event, risk) for event, risk in ranked.values() if event.any()]
+    if not pairs:
+        return Interval(np.nan, np.nan, np.nan, len(np.unique(examples.subject_id)))
+
+    def statistic(
+        time: np.ndarray,
+        events: np.ndarray,
+        risks: np.ndarray,
+        *,
+        multiplicity: np.ndarray | None = None,
+    ) -> float | np.ndarray:
+        each = [
+            concordance_index(time, event, risk, multiplicity=multiplicity)
+            for event, risk in zip(events.T, risks.T)
+        ]
+        return np.asarray(each).mean(axis=0)
+
+    events, risks = (np.stack(part, axis=1) for part in zip(*pairs))
+    return bootstrap(statistic, examples.subject_id, examples.targets["time"], events, risks)
 
 
 def _absolute_error(
@@ -150,8 +190,11 @@ def prediction_columns(task: Task, prediction: Prediction) -> dict[str, np.ndarr
         "subject_id": examples.subject_id,
         "split": examples.split,
     }
-    if task.name == "survival":
+    if isinstance(task, FollowUpTask):
         columns |= {name: examples.targets[name] for name in ("time", "event")}
+        if "cause" in examples.targets:
+            names = np.array(["", *task.classes], dtype=object)
+            columns["cause"] = names[examples.targets["cause"]]
     elif task.name == "multilabel":
         label = examples.targets["label"]
         columns |= {f"label_{name}": label[:, k] for k, name in enumerate(task.classes)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from fm_med.examples import Examples
 from fm_med.folds import hold_out
-from fm_med.tasks import Task
+from fm_med.tasks import CompetingRisksTask, FollowUpTask, Task
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Split:
         lines = []
         for name, part in self.parts().items():
             line = f"{name:<11}{len(part):>7} rows {len(np.unique(part.subject_id)):>7} persons"
-            if task.name == "survival":
+            if isinstance(task, FollowUpTask):
                 line += f" {int(part.targets['event'].sum()):>6} events"
+            if isinstance(task, CompetingRisksTask):
+                causes = task.events_by_cause(part.targets).items()
+                line += f" ({', '.join(f'{name} {count}' for name, count in causes)})"
             lines.append(line)
         if self.train.left_out:
             lines.append(f"left out   {self.train.left_out:>7} rows without a usable target")

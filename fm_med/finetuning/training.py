@@ -20,7 +20,7 @@ from fm_med.optim import ParameterGroup, parameter_groups
 from fm_med.predictor import Predictor
 from fm_med.run import Run
 from fm_med.sampling import StratifiedSampler
-from fm_med.tasks import Task
+from fm_med.tasks import FollowUpTask, Task
 
 Tensors = dict[str, Tensor]
 
@@ -71,26 +71,28 @@ class Finetuning:
         return not self.predictor.is_frozen or bool(self.predictor.head.config.hidden)
 
     def sampler(self, batch_size: int, *, balanced: bool = False) -> StratifiedSampler:
-        """Return the sampler: strata in their own proportion, two events in each batch.
+        """Return the sampler: strata in their own proportion, for Cox two events in each batch.
 
         Args:
             batch_size: Over all processes.
             balanced: As many rows of each class; never for events.
 
         Raises:
-            InputError: Balanced batches of a survival task.
+            InputError: Balanced batches of a task on a follow-up.
         """
-        survival = self.task.name == "survival"
-        if survival and balanced:
-            raise InputError(
-                "imbalance 'sampler' would repeat events, which shrinks the log-hazards; a survival"
-                " task takes events in the cohort's own proportion"
-            )
+        scarce = None
+        if isinstance(self.task, FollowUpTask):
+            scarce = self.task.scarce(self.train.targets)
+            if balanced:
+                raise InputError(
+                    "imbalance 'sampler' would repeat events, which shrinks the log-hazards; a "
+                    "task on a follow-up takes events in the cohort's own proportion"
+                )
         return StratifiedSampler(
             self.task.strata(self.train.targets),
             batch_size,
             self.seed,
-            scarce=1 if survival else None,
+            scarce=scarce,
             balanced=balanced,
         )
 
@@ -165,7 +167,7 @@ class Finetuning:
         Raises:
             InputError: There are no events among them.
         """
-        if self.task.name == "survival" and not self.validation.targets["event"].any():
+        if isinstance(self.task, FollowUpTask) and not self.validation.targets["event"].any():
             raise InputError(
                 f"none of {len(self.validation)} validation rows has an event, so no epoch can be "
                 "chosen; use --peft none, which needs none, or a larger validation split"

@@ -23,8 +23,7 @@ from fm_med.lora import load_adapter, merge
 from fm_med.modalities import MODALITIES
 from fm_med.probe_head import ProbeHead
 from fm_med.quiet import quietly
-from fm_med.survival.baseline import BaselineHazard
-from fm_med.tasks import ClassificationTask, Task, task_from_dict
+from fm_med.tasks import ClassificationTask, FollowUpTask, Hazard, Task, task_from_dict
 
 SCHEMA_VERSION = 1
 TASK_FILE = "task.json"
@@ -43,7 +42,7 @@ class LoadedModel:
         head: From pooled features to the prediction; None for an encoder alone.
         task: What is predicted; None for an encoder alone.
         coding: How clinical columns become numbers, in the order of the head's covariates.
-        baseline: Baseline hazard of a survival model.
+        baseline: What turns outputs into risks, such as the baseline hazard of a survival model.
         horizons: Times at which risks are given, in the unit of the follow-up.
         details: Content of `task.json`: thresholds, how it was trained.
     """
@@ -55,7 +54,7 @@ class LoadedModel:
     head: PredictionHead | ProbeHead | None = None
     task: Task | None = None
     coding: list[Covariate] = field(default_factory=list)
-    baseline: BaselineHazard | None = None
+    baseline: Hazard | None = None
     horizons: tuple[float, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -83,8 +82,9 @@ class LoadedModel:
             clinical: Clinical columns by name, None for missing values, where `rows` has none.
 
         Returns:
-            Named columns: `log_hazard` and `risk_<horizon>_<unit>`, `probability_<label>` (and for
-            classes what `decisions` returns), or `value`.
+            Named columns: `log_hazard` and `risk_<horizon>_<unit>` (of competing risks with the
+            cause after the first word), `probability_<label>` (and for classes what `decisions`
+            returns), or `value`.
 
         Raises:
             InputError: The model has no head, or a clinical column is missing.
@@ -100,10 +100,8 @@ class LoadedModel:
         covariates = encode_clinical(self.coding, clinical or {}, number, "the input")
         outputs = self.outputs(inputs, torch.from_numpy(covariates)).cpu().numpy()
         columns = self.task.columns_of(outputs) | self.decisions(outputs)
-        if self.baseline is not None:
-            unit = getattr(self.task, "unit", "")
-            for horizon in self.horizons:
-                columns[f"risk_{horizon:g}_{unit}"] = self.baseline.risk(outputs, horizon)
+        if isinstance(self.task, FollowUpTask) and self.baseline is not None:
+            columns |= self.task.risk_columns(self.baseline, outputs, self.horizons)
         return columns
 
     @property
@@ -224,8 +222,8 @@ def _with_head(model: LoadedModel, device: str) -> LoadedModel:
     model.task = task_from_dict(details["task"])
     model.coding = [Covariate(**values) for values in details["clinical"]]
     model.horizons = tuple(details["horizons"])
-    if details["baseline"] is not None:
-        model.baseline = BaselineHazard.from_dict(details["baseline"])
+    if isinstance(model.task, FollowUpTask) and details["baseline"] is not None:
+        model.baseline = model.task.hazard_from(details["baseline"])
     model.details = details
     return model
 

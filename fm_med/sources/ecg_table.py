@@ -15,7 +15,14 @@ from fm_med.cohort.writing import free_destination
 from fm_med.ecg.leads import LEADS
 from fm_med.errors import InputError
 from fm_med.sources.conversion import FILE_COLUMN, convert_recordings
-from fm_med.sources.table_file import booleans, identifiers, numbers, read_table, refuse_rows
+from fm_med.sources.table_file import (
+    booleans,
+    endings,
+    identifiers,
+    numbers,
+    read_table,
+    refuse_rows,
+)
 
 SPLIT_NAMES = {
     "train": "train",
@@ -39,6 +46,7 @@ class Columns:
     report: str | None
     time: str | None
     event: str | None
+    cause: str | None
     labels: tuple[str, ...]
     split: str | None
     age: str | None
@@ -46,8 +54,9 @@ class Columns:
 
     def names(self) -> list[str]:
         """Return the names of all columns to read."""
-        single = (self.subject, self.path, self.report, self.time, self.event)
-        return [n for n in (*single, self.split, self.age, self.sex, *self.labels) if n is not None]
+        single = (self.subject, self.path, self.report, self.time, self.event, self.cause)
+        names = (*single, self.split, self.age, self.sex, *self.labels)
+        return [name for name in names if name is not None]
 
 
 def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table)
@@ -60,6 +69,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     report: str | None = None,
     time: str | None = None,
     event: str | None = None,
+    cause: str | None = None,
     follow_up_unit: str | None = None,
     labels: Sequence[str] = (),
     split: str | None = None,
@@ -83,8 +93,11 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         subject: Column with the person's id.
         path: Column with the recording's path, with or without extension; the record's id.
         report: Column with free text.
-        time: Column with the follow-up time from the recording; needs `event` and its unit.
+        time: Column with the follow-up time from the recording; needs its unit and `event` or
+            `cause`.
         event: Column that is true (1, true, yes) where the event was observed.
+        cause: Column that names which event came first, where there are several; blank, 0 and
+            "censored" are none. Instead of `event` or beside it.
         follow_up_unit: Unit of `time`, for example "days" or "months".
         labels: Columns of truth values; blank means unknown. They keep their names.
         split: Column with train, validation or test; without it people are drawn by `fractions`.
@@ -110,7 +123,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     free_destination(destination)
     if not Path(records).is_dir():
         raise InputError(f"no recordings at {records}: there is no such folder")
-    columns = Columns(subject, path, report, time, event, tuple(labels), split, age, sex)
+    columns = Columns(subject, path, report, time, event, cause, tuple(labels), split, age, sex)
     _check_follow_up(columns, follow_up_unit)
     source = read_table(table, columns.names(), delimiter=delimiter, encoding=encoding)
     rows = _rows(source, columns)
@@ -124,7 +137,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         leads=list(LEADS),
         follow_up_unit=follow_up_unit if time else None,
         time="time" if time else None,
-        event="event" if event else None,
+        event="event" if time else None,
         label_sets={"labels": list(labels)} if labels else {},
         source=f"{Path(table).name} with recordings of its column {path!r}",
         allow_duplicates=allow_duplicates,
@@ -152,8 +165,8 @@ def _rows(source: pa.Table, columns: Columns) -> dict[str, Any]:
 
 
 def _check_follow_up(columns: Columns, unit: str | None) -> None:
-    if (columns.time is None) != (columns.event is None):
-        raise InputError("a follow-up needs both a time column and an event column")
+    if (columns.time is None) != (columns.event is None and columns.cause is None):
+        raise InputError("a follow-up needs both a time column and an event column, or causes")
     if columns.time is not None and not unit:
         raise InputError(
             f"the unit of the time column {columns.time!r} is not stated;"
@@ -189,15 +202,16 @@ def _described(source: pa.Table, columns: Columns) -> dict[str, Any]:
 
 
 def _follow_up(source: pa.Table, columns: Columns) -> dict[str, Any]:
-    if columns.time is None or columns.event is None:
+    if columns.time is None:
         return {}
-    time, event = numbers(source, columns.time), booleans(source, columns.event)
+    time = numbers(source, columns.time)
     refuse_rows(np.isnan(time), f"follow-up time {columns.time!r} is blank")
     refuse_rows(
         time < 0, f"follow-up time {columns.time!r} is negative", source.column(columns.time)
     )
-    refuse_rows(event.is_null().to_numpy(), f"event {columns.event!r} is blank")
-    return {"time": pa.array(time), "event": event}
+    ended = endings(source, time, columns.event, columns.cause)
+    refuse_rows(ended["event"].is_null().to_numpy(), f"event {columns.event!r} is blank")
+    return {"time": pa.array(time), **ended}
 
 
 def _labels(source: pa.Table, columns: Columns) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from fm_med.cohort.causes import cause_names
 from fm_med.errors import InputError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -180,3 +182,31 @@ def refuse_rows(wrong: np.ndarray, problem: str, values: pa.ChunkedArray | None 
     ]
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     raise InputError(f"{problem} in row {', '.join(named)}{more} (the first below the header is 1)")
+
+
+def endings(
+    table: pa.Table, time: np.ndarray, event: str | None, cause: str | None
+) -> dict[str, Any]:
+    """Return what ended each follow-up: `event`, and where it is told `cause`.
+
+    Args:
+        table: As of `read_table`.
+        time: (rows,) follow-up, NaN where blank; without a cause such a row has no follow-up.
+        event: Column of truth values; None: whoever has a cause has had an event.
+        cause: Column that names the event; blank, 0 and "censored" are none. None for one kind.
+
+    Raises:
+        InputError: A cell is no truth value, or an event and its cause contradict each other.
+    """
+    if cause is None:
+        return {} if event is None else {"event": booleans(table, event)}
+    names = cause_names(table.column(cause).to_pylist())
+    causes = pa.chunked_array([pa.array(names, pa.string())])
+    if event is None:
+        unknown = pa.array(np.isnan(time) & causes.is_null().to_numpy())
+        return {"event": pc.if_else(unknown, None, causes.is_valid()), "cause": causes}
+    happened = booleans(table, event)
+    told = pc.fill_null(happened, False).to_numpy()
+    refuse_rows(told & ~causes.is_valid().to_numpy(), f"{event!r} is true, but no {cause!r}")
+    refuse_rows(~told & causes.is_valid().to_numpy(), f"{event!r} is not true, but {cause!r}")
+    return {"event": happened, "cause": causes}

@@ -12,7 +12,7 @@ from fm_med.cohort import COLUMN_MEANINGS
 from fm_med.errors import InputError
 from fm_med.sources.ecg_table import draw_splits
 from fm_med.sources.table_cells import CellRules, blanked
-from fm_med.sources.table_file import booleans, numbers, refuse_rows
+from fm_med.sources.table_file import booleans, endings, numbers, refuse_rows
 
 SPLITS = ("train", "validation", "test")
 FIFTHS = (0.2, 0.4, 0.6, 0.8)
@@ -28,6 +28,7 @@ class OutcomeColumns:
         target: A number.
         time: Follow-up.
         event: True where the event was observed.
+        cause: Which event it was, where there are several; instead of `event` or beside it.
         follow_up_unit: Of `time`.
     """
 
@@ -36,12 +37,13 @@ class OutcomeColumns:
     target: str | None = None
     time: str | None = None
     event: str | None = None
+    cause: str | None = None
     follow_up_unit: str | None = None
 
     def names(self) -> list[str]:
         """Return all columns to read."""
-        single = [name for name in (self.target, self.time, self.event) if name is not None]
-        return [*single, *self.labels, *self.classes]
+        single = (self.target, self.time, self.event, self.cause)
+        return [*(name for name in single if name is not None), *self.labels, *self.classes]
 
     def check(self) -> None:
         """Refuse half a follow-up, one without unit, and names that every cohort uses.
@@ -49,8 +51,8 @@ class OutcomeColumns:
         Raises:
             InputError: As said.
         """
-        if (self.time is None) != (self.event is None):
-            raise InputError("a follow-up needs both a time column and an event column")
+        if (self.time is None) != (self.event is None and self.cause is None):
+            raise InputError("a follow-up needs both a time column and an event column, or causes")
         if self.time is not None and not self.follow_up_unit:
             raise InputError(
                 f"the unit of the time column {self.time!r} is not stated;"
@@ -73,11 +75,12 @@ def outcome_columns(source: pa.Table, columns: OutcomeColumns, rules: CellRules)
     found |= {name: cells.column(name) for name in columns.classes}
     if columns.target:
         found[columns.target] = pa.array(numbers(cells, columns.target), from_pandas=True)
-    if columns.time and columns.event:
+    if columns.time:
         time = numbers(cells, columns.time)
         problem = f"follow-up time {columns.time!r} is negative"
         refuse_rows(time < 0, problem, source.column(columns.time))
-        found |= {"time": pa.array(time, from_pandas=True), "event": booleans(cells, columns.event)}
+        found["time"] = pa.array(time, from_pandas=True)
+        found |= endings(cells, time, columns.event, columns.cause)
     return found
 
 
@@ -92,7 +95,8 @@ def strata_of(outcomes: dict[str, Any], columns: OutcomeColumns) -> np.ndarray:
         InputError: There is no outcome.
     """
     if columns.time:
-        return np.array([str(event) for event in outcomes["event"].to_pylist()])
+        ended = outcomes["cause" if columns.cause else "event"]
+        return np.array([str(event) for event in ended.to_pylist()])
     if columns.classes:
         return np.array([str(name) for name in outcomes[columns.classes[0]].to_pylist()])
     if columns.labels:

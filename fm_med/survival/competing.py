@@ -238,7 +238,8 @@ def competing_risk(
         part = slice(start, start + size)
         hazard = np.stack([np.exp(f[k][part, None]) * jumps[k] for k in causes])
         total = hazard.sum(axis=0)
-        before = np.exp(-(np.cumsum(total, axis=1) - total))
+        # Summed without the own step: taking that off again would lose a small sum before it.
+        before = np.exp(-np.cumsum(np.pad(total, ((0, 0), (1, 0))), axis=1)[:, :-1])
         share = np.divide(hazard, total, where=total > 0, out=np.zeros_like(hazard))
         for number, k in enumerate(causes):
             result[k][part] = (before * share[number] * -np.expm1(-total)).sum(axis=1)

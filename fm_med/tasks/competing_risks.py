@@ -91,14 +91,18 @@ class CompetingRisksTask(FollowUpTask):
         Raises:
             InputError: A cause has no event among them.
         """
-        events = np.bincount(targets["cause"], minlength=len(self.classes) + 1)[1:]
-        absent = [name for name, count in zip(self.classes, events) if not count]
+        absent = [name for name, count in self.events_by_cause(targets).items() if not count]
         if absent:
             raise InputError(
                 f"{len(targets['cause'])} training rows hold no event of the cause(s) "
                 f"{', '.join(absent)}; join rare causes, or use fewer folds"
             )
         return self
+
+    def events_by_cause(self, targets: Targets) -> dict[str, int]:
+        """Return the number of events of each cause."""
+        events = np.bincount(targets["cause"], minlength=len(self.classes) + 1)[1:]
+        return dict(zip(self.classes, events.tolist()))
 
     def strata(self, targets: Targets) -> np.ndarray:
         """Return the number of the cause, 0 for censored rows."""

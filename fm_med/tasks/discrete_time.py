@@ -1,6 +1,7 @@
 """Time to an event, by a hazard per interval of time."""
 
 from dataclasses import dataclass, replace
+from math import floor, log10
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +24,8 @@ class DiscreteTimeTask(FollowUpTask):
 
     Attributes:
         edges: Upper ends of the intervals, at quantiles of the event times of the rows that a fit
-            learns from (in cross-validation: of each fold's own); empty before `fitted`.
+            learns from (in cross-validation: of each fold's own), rounded up to three digits, so
+            that they are nobody's time to the day; empty before `fitted`.
     """
 
     name = "discrete_time"
@@ -51,7 +53,8 @@ class DiscreteTimeTask(FollowUpTask):
         events = int(targets["event"].sum())
         intervals = int(np.clip(events // FEWEST_EVENTS, 1, MOST_INTERVALS))
         edges = interval_edges(targets["time"], targets["event"], intervals)
-        return replace(self, edges=tuple(edges.tolist()))
+        rounded = sorted({_rounded_up(edge) for edge in edges.tolist()})
+        return replace(self, edges=tuple(rounded))
 
     def scarce(self, targets: Targets) -> int | None:  # noqa: ARG002
         """None: the loss is a mean over rows, which a batch without events estimates as well."""
@@ -73,8 +76,17 @@ class DiscreteTimeTask(FollowUpTask):
 
     def fit_hazard(self, outputs: np.ndarray, targets: Targets) -> DiscreteHazard:  # noqa: ARG002
         """Return the intervals: the hazards themselves are the model's outputs."""
-        return DiscreteHazard(np.array(self.edges), float(targets["time"].max()))
+        follow_up = max(float(targets["time"].max()), self.edges[-1])
+        return DiscreteHazard(np.array(self.edges), follow_up)
 
     def hazard_from(self, stored: dict[str, Any]) -> DiscreteHazard:
         """Read the intervals."""
         return DiscreteHazard.from_dict(stored)
+
+
+def _rounded_up(time: float) -> float:
+    """Return a positive number rounded up to three significant digits."""
+    nearest = float(f"{time:.3g}")
+    return (
+        nearest if nearest >= time else float(f"{nearest + 10.0 ** (floor(log10(time)) - 2):.3g}")
+    )
