@@ -91,6 +91,11 @@ class GeneAttentionModel(PreTrainedModel):
         if not initialise(module):
             super()._init_weights(module)
 
+    def gene_weights(self) -> Tensor:
+        """Return (num_tokens, num_genes) the length of each gene's weights in each summary."""
+        weight = self.tokens.weight.detach()
+        return weight.unflatten(0, (self.config.num_tokens, self.config.hidden_size)).norm(dim=1)
+
     def forward(
         self,
         expression: Tensor,
