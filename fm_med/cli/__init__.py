@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from fm_med.cli.cohort import COHORT_COMMANDS
 from fm_med.cli.command import Command
+from fm_med.cli.compare import COMPARE_COMMANDS
 from fm_med.cli.doctor import DOCTOR_COMMANDS
+from fm_med.cli.embed import EMBED_COMMANDS
 from fm_med.cli.hub import HUB_COMMANDS
 from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.join import JOIN_COMMANDS
@@ -28,6 +30,8 @@ COMMANDS: dict[str, Command] = {
     **HUB_COMMANDS,
     **DOCTOR_COMMANDS,
     **PREDICT_COMMANDS,
+    **COMPARE_COMMANDS,
+    **EMBED_COMMANDS,
 }
 
 

@@ -15,8 +15,8 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["fm_med.hub", "fm_med.pretraining_report", "fm_med.run"])
 
 
-def run(*argv, log, processes=1, kill=None, timeout=120):
-    """Run the pretraining recipe; return the exit status of every process.
+def run(*argv, log, processes=1, kill=None, timeout=120, recipe="ecg_pretrain"):
+    """Run a recipe; return the exit status of every process.
 
     Args:
         argv: Of the recipe.
@@ -24,12 +24,13 @@ def run(*argv, log, processes=1, kill=None, timeout=120):
         processes: How many; they find each other through the environment, as under torchrun.
         kill: (module, function, call, part) for the main process; see `die_in`.
         timeout: Seconds until hanging processes are killed.
+        recipe: Its name.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = [
-        SERVER.Process(target=child, args=(argv, str(log), rank, processes, port, kill))
+        SERVER.Process(target=child, args=(recipe, argv, str(log), rank, processes, port, kill))
         for rank in range(processes)
     ]
     for process in group:
@@ -45,7 +46,7 @@ def run(*argv, log, processes=1, kill=None, timeout=120):
     return statuses
 
 
-def child(argv, log, rank, processes, port, kill):
+def child(recipe, argv, log, rank, processes, port, kill):
     """Be one process of a run."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -64,7 +65,7 @@ def child(argv, log, rank, processes, port, kill):
 
     if kill and rank == 0:
         die_in(*kill)
-    sys.exit(launch("ecg_pretrain", *argv))
+    sys.exit(launch(recipe, *argv))
 
 
 def die_in(module, function, call, part):
