@@ -89,7 +89,8 @@ def clinical_coding(cohort: Cohort, names: Sequence[str], split: str = "train") 
                 f"{where}: the clinical column {name!r} is "
                 f"{'missing' if not len(known) else 'the same'} in every row"
             )
-        low, fill, high = np.quantile(known, (0.01, 0.5, 0.99)).tolist()
+        # Rounded, as a quantile may be one patient's value and these are shared with a model.
+        low, fill, high = (float(f"{q:.3g}") for q in np.quantile(known, (0.01, 0.5, 0.99)))
         coding.append(Covariate(name, kind, fill=fill, low=low, high=high))
     return coding
 

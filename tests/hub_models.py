@@ -50,7 +50,8 @@ def pretrained(run):
     torch.manual_seed(0)
     config = ViT1dConfig(hidden_size=16, num_layers=2, num_heads=2, patch_samples=20)
     encoder, processor = ViT1dModel(config), EcgProcessor()
-    heads = AlignmentConfig(signal_dim=encoder.config.pooled_size, text_dim=8, embedding_dim=6)
+    width = encoder.config.pooled_size
+    heads = AlignmentConfig(signal_dim=width, text_dim=8, embedding_dim=6, hidden_dim=16)
     hub.save(
         run / "model",
         encoder=encoder,

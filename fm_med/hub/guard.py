@@ -24,6 +24,7 @@ TEXT_MODEL = "text_model"
 ALLOWED = frozenset(
     [
         "LICENSE",
+        "schema.json",
         *_WEIGHTS,
         *_PREDICTION,
         *_ADAPTER,

@@ -19,14 +19,13 @@ from fm_med.errors import InputError
 from fm_med.examples import Covariate, encode_clinical
 from fm_med.heads import PredictionHead
 from fm_med.hub.fetching import download, folder_named
+from fm_med.hub.migrations import TASK_FILE, up_to_date
 from fm_med.lora import load_adapter, merge
 from fm_med.modalities import MODALITIES
 from fm_med.probe_head import ProbeHead
 from fm_med.quiet import quietly
 from fm_med.tasks import ClassificationTask, FollowUpTask, Hazard, Task, task_from_dict
 
-SCHEMA_VERSION = 1
-TASK_FILE = "task.json"
 HEAD_FOLDER = "head"
 
 
@@ -148,9 +147,18 @@ def load(
         device: Where to put the encoder.
 
     Raises:
-        InputError: No such folder, not a model of fm_med, or not available offline.
+        InputError: No such folder, not a model of fm_med, of a schema that this version does not
+            read, or not available offline.
     """
     folder = local_folder(name_or_path, revision=revision)
+    with up_to_date(folder) as whole:
+        model = _load_folder(whole, device)
+    model.folder = folder
+    return model
+
+
+def _load_folder(folder: Path, device: str) -> LoadedModel:
+    """Load a model of the present schema."""
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         return _load_adapted(folder, device)
     adopted = adopt(folder, {}, {})
@@ -213,11 +221,6 @@ def _with_head(model: LoadedModel, device: str) -> LoadedModel:
     if not path.is_file():
         return model
     details = json.loads(path.read_text())
-    if details.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema_version {details.get('schema_version')!r}, "
-            f"this version reads {SCHEMA_VERSION}"
-        )
     model.head = _load_head(model.folder / HEAD_FOLDER).to(device).eval()
     model.task = task_from_dict(details["task"])
     model.coding = [Covariate(**values) for values in details["clinical"]]

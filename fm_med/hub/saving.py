@@ -13,7 +13,8 @@ from fm_med.alignment import AlignmentHeads
 from fm_med.atomic import atomic_folder
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.examples import Covariate, coding_to_dicts
-from fm_med.hub.loading import HEAD_FOLDER, SCHEMA_VERSION, TASK_FILE, load
+from fm_med.hub.loading import HEAD_FOLDER, load
+from fm_med.hub.migrations import SCHEMA_VERSION, TASK_FILE, write_schema
 from fm_med.predictor import Predictor
 from fm_med.quiet import quietly
 from fm_med.survival.coarsening import coarsened_hazard
@@ -59,6 +60,7 @@ def save(
         encoder.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         alignment.save_pretrained(temporary / "alignment")
+        write_schema(temporary)
         if text_model is not None:
             shutil.copytree(text_model, temporary / "text_model")
         _check_encoder(temporary, encoder, sample)
