@@ -44,9 +44,9 @@ def load_best(folder: Path, *, step: int, module: nn.Module) -> None:
     Raises:
         InputError: No step was best, or the file is missing or torn.
     """
-    if step == 0:
-        raise InputError("no epoch had a finite validation loss, so there are no best weights")
     path = best_path(folder, step)
+    if step == 0 and not path.is_file():
+        raise InputError("no epoch had a finite validation loss, so there are no best weights")
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:

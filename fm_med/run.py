@@ -235,10 +235,10 @@ class Run:
         )
 
     def _rewind(self, step: int) -> None:
-        """Drop the rows logged after a step: a resumed run will log them again."""
+        """Drop the rows logged after a step: a resumed run will log them again; all before one."""
         if self.accelerator.is_main_process and self._metrics.exists():
             whole = [line for line in self._metrics.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in whole if json.loads(line)["step"] <= step]
+            kept = [line for line in whole if step and json.loads(line)["step"] <= step]
             with atomic_file(self._metrics) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept))
 

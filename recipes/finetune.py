@@ -100,7 +100,7 @@ def main(config: Config) -> None:
     """Data, model, loop, report."""
     from accelerate.utils import set_seed
 
-    from fm_med import best_weights, distributed, finetuning, hub
+    from fm_med import distributed, finetuning, hub
     from fm_med.examples import clinical_coding, read_examples
     from fm_med.run import Run
     from fm_med.sources.embedded import open_or_simulate
@@ -142,9 +142,7 @@ def main(config: Config) -> None:
         finetuning.warm_start(tuning, job, accelerator)
         if tuning.trains:
             set_seed(seed, device_specific=True)  # dropout differs between processes
-            best_step = loop(config, run, tuning)
-            best_weights.load_best(run.checkpoints, step=best_step, module=tuning.predictor)
-            tuning.predictor.to(accelerator.device)
+            tuning.take_best(run, loop(config, run, tuning))
         return finetuning.finish(
             tuning, run, cache, refit_head=config.refit, head=config.head, base=base
         )
@@ -168,12 +166,7 @@ def main(config: Config) -> None:
             sample=finished.sample(),
             risks=finished.risks(config.horizons, run.say),
             notes=finetuning.notes(
-                finished,
-                job,
-                start.name,
-                judged,
-                reject_error=config.reject_error,
-                say=run.say,
+                finished, job, start.name, judged, reject_error=config.reject_error, say=run.say
             ),
             adapter=finished.adapter,
         )
@@ -208,8 +201,8 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     steps, data = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
     run.say(f"{data} on {processes} process(es), {steps} steps")
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
-    best = dict[str, Any](step=0, score=float("inf"))
-    step, best = run.resume(best) if config.resume else (0, best)
+    step, best = run.resume({}) if config.resume else (0, {})
+    best = best or tuning.begin(run, model)
     model.train()
     with Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):

@@ -13,7 +13,7 @@ from fm_med.errors import InputError
 from fm_med.examples import Covariate, Examples
 from fm_med.finetuning.choices import PeftMethod
 from fm_med.finetuning.finishing import FeatureCache, pooled_features
-from fm_med.finetuning.linear import fit_clinical, set_statistics
+from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
 from fm_med.finetuning.training import Finetuning
 from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.heads import prediction_head
@@ -131,19 +131,25 @@ def _first_rows(train: Examples, processor: Any) -> np.ndarray:
 
 
 def warm_start(tuning: Finetuning, job: Job, accelerator: Accelerator) -> None:
-    """Fit the clinical part alone, unpenalised: the network learns what it leaves unexplained.
+    """Start the loop where convex fits end: the clinical part alone, then a ridge on the features.
 
-    The head standardises features as a saved encoder gives them now; those of a new encoder will
-    change beyond recognition, so that their scale means nothing.
+    The clinical part is fitted unpenalised, and is kept as what the network has to add to. A
+    linear head on a saved encoder starts as the best one of the frozen encoder: from a head of
+    zeros the first steps distort features that were good, which costs more than adapting brings
+    where events are few (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
+    Underperform Out-of-Distribution", ICLR 2022). Features of a new encoder will change beyond
+    recognition, so that nothing is fitted on them.
     """
-    features = None
+    head, features = tuning.predictor.head, None
     if tuning.trains and not job.is_fresh:
         features = pooled_features(tuning, tuning.train, accelerator, job.cache)
-    head = tuning.predictor.head
     set_statistics(head, tuning.train, features)
     fit_clinical(head, tuning.task, tuning.train)
     if head.config.clinical:
         tuning.clinical_head = copy.deepcopy(head)  # its features still weigh nothing
+    if features is not None and not head.config.hidden:
+        fit_head(head, tuning.task, tuning.train, features)
+        tuning.starts_fitted = True
 
 
 def _predictor(

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fm_med.best_weights import save_best
+from fm_med.best_weights import load_best, save_best
 from fm_med.coupled import RowLoss
+from fm_med.distributed import whole
 from fm_med.errors import InputError
 from fm_med.examples import Examples
 from fm_med.finetuning.encoding import predict_rows
@@ -42,6 +43,7 @@ class Finetuning:
         mask_name: The encoder's input that tells which channels are there, if it has one.
         select_on: The validation score by which weights are kept.
         seed: Of order and augmentation.
+        starts_fitted: The head was fitted on the encoder as it is before the loop.
     """
 
     predictor: Predictor
@@ -56,6 +58,7 @@ class Finetuning:
     mask_name: str | None = None
     select_on: str = "validation_loss"
     seed: int = 0
+    starts_fitted: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a score that the task does not have."""
@@ -172,6 +175,30 @@ class Finetuning:
                 f"none of {len(self.validation)} validation rows has an event, so no epoch can be "
                 "chosen; use --peft none, which needs none, or a larger validation split"
             )
+
+    def begin(self, run: Run, model: torch.nn.Module) -> dict[str, Any]:
+        """Return the best step before any was taken, and its score.
+
+        A head that was fitted before the loop is the first candidate, on the encoder as it was:
+        adapting is kept only where it is better on the validation rows. A head that starts at zero
+        is none, its score is infinite.
+
+        Args:
+            run: Keeps the weights.
+            model: The predictor as it is trained, perhaps sharded.
+        """
+        best = dict[str, Any](step=0, score=float("inf"))
+        if not self.starts_fitted:
+            return best
+        with whole(run.accelerator, model, self.predictor):
+            return self.evaluate(run, step=0, epoch=-1, best=best)
+
+    def take_best(self, run: Run, step: int) -> None:
+        """Put the weights of the best step into the predictor, on the run's device."""
+        load_best(run.checkpoints, step=step, module=self.predictor)
+        self.predictor.to(run.accelerator.device)
+        if step == 0:
+            run.say("no epoch was better than the head fitted before: the encoder stays as it was")
 
     def evaluate(self, run: Run, *, step: int, epoch: int, best: dict[str, Any]) -> dict[str, Any]:
         """Score the whole validation split, log it and keep the weights if they are the best.
