@@ -24,9 +24,7 @@ def recordings():
     from fm_med.ecg.records import Recording
 
     sample, lead = np.arange(1000), np.arange(12)[:, None]
-    signals = [
-        ((sample * (7 + row) + lead * 53) % 401 - 200).astype(np.float32) for row in range(3)
-    ]
+    whole = [(sample * (7 + row) + lead * 53) % 401 - 200 for row in range(3)]
     return [
         Recording(
             signal=signal.astype(np.float32) / 256,
