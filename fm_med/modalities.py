@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from fm_med.differences import Describing
+from fm_med.ecg import describing as ecg_describing
 from fm_med.ecg.augment import EcgAugmentation, augment, hide_leads_of_batch
 from fm_med.ecg.decoder import ReconstructionDecoder
 from fm_med.ecg.encoders import ENCODERS as ECG_ENCODERS
@@ -24,15 +26,18 @@ from fm_med.errors import InputError
 from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.fusion.naming import JOINT, PARTS, inputs_of, named_for
 from fm_med.fusion.processor import FusionProcessor
+from fm_med.image import describing as image_describing
 from fm_med.image.augment import ImageAugmentation
 from fm_med.image.augment import augment as augment_images
 from fm_med.image.backbone_families import FAMILIES as VISION_FAMILIES
 from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
 from fm_med.image.hub_backbone import adopt as adopt_backbone
 from fm_med.image.processor import ImageProcessor
+from fm_med.rna import describing as rna_describing
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
 from fm_med.rna.hub_transformer import adopt as adopt_transformer
 from fm_med.rna.processor import ExpressionProcessor
+from fm_med.tabular import describing as tabular_describing
 from fm_med.tabular.encoders import ENCODERS as TABULAR_ENCODERS
 from fm_med.tabular.processor import TableProcessor
 
@@ -70,6 +75,8 @@ class Modality:
         mask_name: The encoder's input that tells which channels are there.
         adopts: By the model type of a foreign checkpoint, what makes an encoder and a processor
             of it.
+        describing: What can be told of its rows and its processor; None for a fusion, whose rooms
+            have their own.
     """
 
     name: str
@@ -79,6 +86,7 @@ class Modality:
     decoder: Callable[[Any, Any], nn.Module] | None = None
     mask_name: str | None = None
     adopts: Mapping[str, Adopt] = field(default_factory=dict)
+    describing: Describing | None = None
 
     def reads(self, processor: Any) -> bool:
         """Whether a processor prepares rows of this modality."""
@@ -158,6 +166,7 @@ MODALITIES: dict[str, Modality] = {
                 encoder.config.time_width, samples=ecg.samples
             ),
             mask_name="lead_mask",
+            describing=ecg_describing,
         ),
         Modality(
             "image",
@@ -165,9 +174,16 @@ MODALITIES: dict[str, Modality] = {
             ImageProcessor,
             {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
             adopts=dict.fromkeys(VISION_FAMILIES, adopt_backbone),
+            describing=image_describing,
         ),
-        Modality("rna", RNA_ENCODERS, ExpressionProcessor, adopts={"bert": adopt_transformer}),
-        Modality("tabular", TABULAR_ENCODERS, TableProcessor),
+        Modality(
+            "rna",
+            RNA_ENCODERS,
+            ExpressionProcessor,
+            adopts={"bert": adopt_transformer},
+            describing=rna_describing,
+        ),
+        Modality("tabular", TABULAR_ENCODERS, TableProcessor, describing=tabular_describing),
     )
 }
 

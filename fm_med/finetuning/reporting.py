@@ -12,6 +12,7 @@ from fm_med.finetuning.rejection import describe, rejection
 from fm_med.finetuning.results import Prediction, prediction_columns, split_metrics, summary
 from fm_med.finetuning.splits import Split
 from fm_med.folds import write_table
+from fm_med.reference import kept_reference
 from fm_med.report import write_metrics
 from fm_med.run import Run
 from fm_med.tasks import CompetingRisksTask, FollowUpTask, Task
@@ -98,4 +99,7 @@ def notes(
         "thresholds": thresholds(finished.tuning.task, judged.get("validation")),
         "rejection": rejected,
         "training": training,
+        "reference": kept_reference(
+            train, finished.tuning.predictor.encoder, finished.tuning.processor
+        ),
     }

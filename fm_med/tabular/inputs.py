@@ -107,7 +107,7 @@ class Cells:
         padding = ~mask[..., None]
         return cls(
             numeric.masked_fill(padding, 0.0),
-            flags.masked_fill(padding, False),
+            flags & mask[..., None],  # not masked_fill: ONNX has none for bools
             codes.masked_fill(padding, 0),
             mask,
             time.masked_fill(~mask, 0.0),

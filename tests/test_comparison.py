@@ -1,0 +1,179 @@
+"""compare-cohort: what differs is named, what does not is not, and nobody is given away."""
+
+import json
+
+import numpy as np
+import pytest
+from fitted_models import fitted, saved, small_cohort
+
+import fm_med
+from fm_med.cli import main
+from fm_med.cohort import open_cohort
+from fm_med.comparison import compare
+from fm_med.differences import RowFacts
+from fm_med.examples import read_examples
+from fm_med.reference import (
+    Reference,
+    encoded,
+    kept_reference,
+    one_per_person,
+    quantiles,
+    shares,
+)
+from fm_med.sources.simulated import make_simulated
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("comparison")
+
+
+@pytest.fixture(scope="module")
+def cohort(place):
+    return small_cohort(place / "cohort")
+
+
+@pytest.fixture(scope="module")
+def folder(place, cohort):
+    """A saved model whose task.json keeps what the recipe keeps."""
+    model = fitted(cohort)
+    path = saved(place / "model", model, cohort)
+    train = read_examples(cohort, model.task, model.coding, splits=["train"])
+    details = json.loads((path / "task.json").read_text())
+    details["training"]["persons"] = len(set(train.subject_id))
+    details["reference"] = kept_reference(train, model.encoder, model.processor)
+    (path / "task.json").write_text(json.dumps(details))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return fm_med.load(folder)
+
+
+def other(place, name, **settings):
+    if (place / name).is_dir():
+        return open_cohort(place / name)
+    return open_cohort(
+        make_simulated(place / name, **{"subjects": 150, "seed": 9, "workers": 1} | settings)
+    )
+
+
+def notable(found):
+    return {line.topic for line in found if line.state == "attention"}
+
+
+def test_another_draw_of_the_same_patients_needs_no_attention(model, place):
+    found = compare(model, other(place, "same", event_share=0.4))
+    assert notable(found) == set()
+    topics = {line.topic for line in found}
+    assert {"persons", "leads", "units", "age (years)", "sex: female", "embedding"} <= topics
+    assert not [line for line in found if line.state == "unknown"]
+
+
+def test_another_hospital_is_told_apart(model, place):
+    found = compare(model, other(place, "hospital", hospital="b", event_share=0.05))
+    topics = notable(found)
+    assert "event: observed" in topics  # two of five persons have the event in training
+    assert "baseline wander (% of power)" in topics
+    assert all(line.advice for line in found if line.state == "attention")
+
+
+def test_another_rate_is_told(model, place):
+    found = {line.topic: line for line in compare(model, other(place, "fast", sampling_rate=250))}
+    assert found["sampling rate (Hz)"].state == "attention"
+    assert found["rate the model reads"].cohort == "250 Hz"
+    assert found["rate the model reads"].state == "ok"  # it is resampled
+
+
+def test_another_share_of_a_label_is_told(model, place):
+    kept = model.details["reference"]["shares"]
+    before = kept["label: LBBB"]
+    kept["label: LBBB"] = (before[0] + 0.3, before[1])
+    try:
+        found = compare(model, other(place, "same", event_share=0.4))
+    finally:
+        kept["label: LBBB"] = before
+    (line,) = [line for line in found if line.state == "attention"]
+    assert line.topic == "label: LBBB" and "recalibrate" in line.advice
+
+
+def test_an_embedding_elsewhere_is_told(model, place):
+    cohort = other(place, "same", event_share=0.4)
+    kept = model.details["reference"]["embedding"]
+    before = list(kept["mean"])
+    kept["mean"] = [m + 0.6 * v**0.5 for m, v in zip(before, kept["variance"])]
+    try:
+        line = compare(model, cohort)[-1]
+    finally:
+        kept["mean"] = before
+    assert line.state == "attention" and "fine-tune it on this cohort" in line.advice
+
+
+def test_without_aggregates_only_the_form_is_compared(model, place):
+    bare = fm_med.load(model.folder)
+    bare.details.pop("reference")
+    found = compare(bare, other(place, "same", event_share=0.4))
+    assert [line.topic for line in found if line.state == "unknown"] == ["persons", "embedding"]
+    assert "age (years)" not in {line.topic for line in found}
+
+
+# --------------------------------------------------------------------------------- What is kept
+
+
+def test_what_is_kept_are_aggregates_of_persons(model, cohort):
+    kept = model.details["reference"]
+    people = one_per_person(read_examples(cohort, None, splits=["train"]))
+    assert kept["persons"] == len(people) == len(set(people.subject_id))
+    ages = people.table(["age"]).column("age").to_numpy()
+    values, known = kept["quantiles"]["age (years)"]
+    assert known == np.isfinite(ages).sum()
+    assert values == np.round(np.nanquantile(ages, (0.1, 0.25, 0.5, 0.75, 0.9))).tolist()
+    features = encoded(people, model.encoder, model.processor)
+    np.testing.assert_allclose(kept["embedding"]["mean"], features.mean(0), rtol=1e-3, atol=1e-4)
+    assert Reference.from_dict(kept).embedding["persons"] == len(people)
+
+
+def test_small_counts_are_kept_as_none():
+    rare, common = np.zeros(100), np.ones(100)
+    rare[:9], common[:9] = 1, 0
+    facts = RowFacts({"rare": rare, "common": common, "ten": (np.arange(100) < 10) * 1.0})
+    assert shares(facts, hide=True) == {"rare": (0, 100), "common": (1, 100), "ten": (0.1, 100)}
+    assert shares(facts, hide=False)["rare"] == (0.09, 100)
+
+
+def test_of_few_persons_nothing_is_kept(model, place):
+    few = RowFacts({"a": np.r_[np.ones(49), np.full(80, np.nan)]}, {"b": np.arange(49.0)})
+    assert shares(few, hide=True) == {} and quantiles(few, hide=True) == {}
+    cohort = other(place, "few", subjects=40, event_share=0.4)
+    rows = read_examples(cohort, None, splits=["train"])
+    assert kept_reference(rows, model.encoder, model.processor) == {}
+
+
+def test_numbers_are_kept_with_two_digits():
+    values = np.linspace(0.12345, 0.98765, 60)
+    (kept, known) = quantiles(RowFacts(numbers={"x": values}), hide=True)["x"]
+    assert known == 60 and kept == [0.21, 0.34, 0.56, 0.77, 0.9]
+
+
+# ---------------------------------------------------------------------------------- The command
+
+
+def test_the_command_prints_a_table_and_succeeds(folder, place, capsys):
+    cohort = other(place, "hospital", hospital="b", event_share=0.05)
+    assert main(["compare-cohort", str(folder), str(cohort.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "!!  event: observed" in printed and "    -> " in printed
+    assert "deserve attention" in printed.splitlines()[-1]
+    assert main(["compare-cohort", str(folder), str(cohort.path), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert {"topic", "model", "cohort", "state", "advice"} == set(lines[0])
+    assert sum(line["state"] == "attention" for line in lines) == printed.count("!!  ")
+
+
+@pytest.mark.parametrize("what", ["cohort", "model"])
+def test_bad_input_is_one_line(folder, cohort, capsys, what):
+    given = {"cohort": str(cohort.path), "model": str(folder)} | {what: "/nowhere"}
+    assert main(["compare-cohort", given["model"], given["cohort"]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
