@@ -17,12 +17,14 @@ from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.join import JOIN_COMMANDS
 from fm_med.cli.matrix import MATRIX_COMMANDS
 from fm_med.cli.predict import PREDICT_COMMANDS
+from fm_med.cli.public_cohorts import PUBLIC_COMMANDS
 from fm_med.cli.text_model import TEXT_COMMANDS
 from fm_med.errors import InputError
 from fm_med.settings import exit_code, parse_settings
 
 COMMANDS: dict[str, Command] = {
     **COHORT_COMMANDS,
+    **PUBLIC_COMMANDS,
     **IMAGE_COMMANDS,
     **MATRIX_COMMANDS,
     **JOIN_COMMANDS,

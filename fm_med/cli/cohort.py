@@ -55,6 +55,7 @@ class Merge:
     destination: str = argument("folder of the new cohort, as given when its parts were made")
     parts: list[str] | None = setting(None, "folders of all parts; default: those beside it")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
+    drop_duplicates: bool = setting(False, "of equal recordings, keep those of one split only")
 
 
 @dataclass
@@ -133,7 +134,12 @@ def merge(settings: Merge) -> None:
     """Join the parts that were converted with --shard."""
     from fm_med.sources.shards import merge_parts
 
-    merge_parts(settings.destination, settings.parts, allow_duplicates=settings.allow_duplicates)
+    merge_parts(
+        settings.destination,
+        settings.parts,
+        allow_duplicates=settings.allow_duplicates,
+        drop_duplicates=settings.drop_duplicates,
+    )
     describe_folder(settings.destination)
     print("the parts are not needed any more")
 

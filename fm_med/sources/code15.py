@@ -39,8 +39,8 @@ MISSING = -1  # of a file or row
 USUAL_RANGE = (0.4, 5.0)
 LOOKED_AT = 64  # recordings, for their amplitude
 UNIT = (
-    "; a stored unit was read as {:g} mV: the publisher states no unit, his programs both 1e-4 V"
-    " and a scale that means 1 mV, and amplitudes are about twice those of PTB-XL at 1 mV"
+    "; a stored unit was read as {:g} mV: the data's page states none, its authors' programs say"
+    " both 1e-4 V and volt x 1000, and read as mV the ECGs are 1.4 to 2 times those of PTB-XL"
 )
 
 
