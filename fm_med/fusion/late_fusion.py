@@ -1,7 +1,7 @@
 """Late fusion: two encoders side by side, each silent in rows that lack its modality."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -129,12 +129,13 @@ class LateFusionModel(PreTrainedModel):
         found = []
         for part in PARTS:
             encoder = getattr(self, part)
-            modules = [name for name, _ in encoder.named_modules()]
-            for target in () if part in self.new_parts else getattr(encoder, kind):
-                # A parameter's layer keeps its name when it carries an adapter, the parameter not.
-                end, leaf = (target, "") if kind == "lora_targets" else target.rsplit(".", 1)
-                matching = [n for n in modules if n == end or n.endswith(f".{end}")]
-                found += [f"{part}.{name}{'.' if leaf else ''}{leaf}" for name in matching]
+            layers: Iterable[tuple[str, Any]] = encoder.named_modules()
+            if kind == "lora_parameters":
+                layers = _plain_names(encoder)
+            names = [name for name, _ in layers]
+            for end in () if part in self.new_parts else getattr(encoder, kind):
+                own = (name for name in names if name == end or name.endswith(f".{end}"))
+                found += [f"{part}.{name}" for name in own]
         return tuple(found)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -234,6 +235,12 @@ class LateFusionModel(PreTrainedModel):
         return zeros + sum((weight.flatten()[:1].sum() * 0 for weight in weights), zeros.sum())
 
 
+def _plain_names(encoder: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters by the names that they have without adapters."""
+    for name, parameter in encoder.named_parameters():
+        yield name.replace(".base_layer", ""), parameter
+
+
 def _settings_of(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what makes a config anew, as it will be read from a file."""
     stated = json.loads(config.to_json_string(use_diff=True))
@@ -268,12 +275,13 @@ def _blanked(inputs: Mapping[str, Tensor], shown: Tensor) -> dict[str, Tensor]:
 
     Numbers become zero and masks true: an encoder need not know rows without leads or visits.
     """
-    return {
-        name: value.masked_fill(
-            ~shown.view(-1, *(1,) * (value.ndim - 1)), value.dtype is torch.bool
-        )
-        for name, value in inputs.items()
-    }
+    blanked = {}
+    for name, value in inputs.items():
+        absent = ~shown.view(-1, *(1,) * (value.ndim - 1))
+        # `|` for bools: masked_fill of bools is nothing that ONNX can do.
+        is_mask = value.dtype is torch.bool
+        blanked[name] = value | absent if is_mask else value.masked_fill(absent, 0)
+    return blanked
 
 
 def _is_trained(encoder: nn.Module) -> bool:
