@@ -1,7 +1,7 @@
 """Evaluate a model that assigns labels or classes, or predicts a number."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,21 @@ import torch
 from fm_med import metrics as measured
 from fm_med.cohort import Cohort
 from fm_med.evaluation.baselines import Design, designs
+from fm_med.evaluation.confident import called, called_scores, called_section
 from fm_med.evaluation.label_scores import STATISTICS, Answer, answer, per_label
 from fm_med.evaluation.methods import cautions, common_methods, software
 from fm_med.evaluation.model import FittedModel, predict
 from fm_med.evaluation.participants import Participants, characteristics, participants
 from fm_med.evaluation.result import Evaluation
+from fm_med.evaluation.transcriptomes import describe_expression
 from fm_med.examples import Examples
 from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
 from fm_med.heads import PredictionHead, PredictionHeadConfig
 from fm_med.metrics import Interval
 from fm_med.report.label_figures import LabelCurves, label_curves
 from fm_med.report.label_sections import RIVALS, TITLES, LabelResults, label_sections
+from fm_med.report.page import Section
+from fm_med.tasks import ClassificationTask
 
 HEADLINES = {
     "multilabel": ("macro_auroc", "average_precision"),
@@ -40,7 +44,15 @@ class _Judged:
     cautions: Sequence[str]
 
 
-def evaluate_labels(model: FittedModel, cohort: Cohort, *, split: str, what: str) -> Evaluation:
+def evaluate_labels(
+    model: FittedModel,
+    cohort: Cohort,
+    *,
+    split: str,
+    what: str,
+    threshold: float | None = None,
+    draw_map: bool = False,
+) -> Evaluation:
     """Evaluate a model of labels, classes or a number on a split of a cohort.
 
     Args:
@@ -48,11 +60,14 @@ def evaluate_labels(model: FittedModel, cohort: Cohort, *, split: str, what: str
         cohort: Its training split, where there is one, is what baselines are fitted on.
         split: To evaluate on.
         what: What is predicted, in words.
+        threshold: Confidence below which a row is called no class; None calls every row.
+        draw_map: Draw the embeddings of expression by UMAP, which may take minutes.
 
     Raises:
         InputError: The cohort lacks a target column, or a row with a target.
     """
     judged = _judge(model, cohort, split)
+    more = _more(model, cohort, judged, threshold=threshold, draw_map=draw_map)
     main = HEADLINES[model.task.name][0]
     found = judged.metrics
     lines = [(f"{TITLES[main]}, model", found["model"][main])]
@@ -60,16 +75,50 @@ def evaluate_labels(model: FittedModel, cohort: Cohort, *, split: str, what: str
         lines.append((f"{TITLES[main]}, {RIVALS.get(name, name)}", scores[main]))
     for name, gains in found["difference"].items():
         lines.append((f"model minus {RIVALS.get(name, name)}", gains[main]))
+    for name, title in (("coverage", "share called"), ("accuracy_of_called", "accuracy on those")):
+        if name in found["model"]:
+            lines.append((title, found["model"][name]))
     people = judged.people
     return Evaluation(
         title=f"Model of {what}",
         subtitle=f"{cohort.card.name}; {len(people.test):,} rows of the split “{split}”",
         metrics=found,
-        sections=label_sections(_results(model, cohort, judged, split=split, what=what)),
-        predictions=_predictions(model, judged),
+        sections=label_sections(
+            _results(model, cohort, judged, split=split, what=what, more=more.sections)
+        ),
+        predictions=_predictions(model, judged, threshold),
         lines=lines,
         cautions=judged.cautions,
+        tables=more.tables,
     )
+
+
+@dataclass(frozen=True)
+class _More:
+    """What is told of some models only."""
+
+    sections: Sequence[Section] = ()
+    tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+
+
+def _more(
+    model: FittedModel, cohort: Cohort, judged: _Judged, *, threshold: float | None, draw_map: bool
+) -> _More:
+    """Judge rejected rows and what only expression has; adds to the metrics."""
+    task, test = model.task, judged.people.test
+    if not isinstance(task, ClassificationTask):
+        return _More()
+    sections: list[Section] = []
+    if threshold is not None:
+        rows = called(task, test.targets["label"], judged.outputs["model"], threshold)
+        scores = called_scores(rows, test.subject_id)
+        judged.metrics["model"] |= scores
+        sections.append(called_section(rows, scores, task))
+    if cohort.card.modality != "rna":
+        return _More(sections)
+    own = describe_expression(model, judged.people, draw_map=draw_map)
+    judged.metrics.update(own.metrics)
+    return _More([*sections, *own.sections], own.tables)
 
 
 def _judge(model: FittedModel, cohort: Cohort, split: str) -> _Judged:
@@ -148,7 +197,13 @@ def _baseline(model: FittedModel, design: Design, train: Examples) -> np.ndarray
 
 
 def _results(
-    model: FittedModel, cohort: Cohort, judged: _Judged, *, split: str, what: str
+    model: FittedModel,
+    cohort: Cohort,
+    judged: _Judged,
+    *,
+    split: str,
+    what: str,
+    more: Sequence[Section],
 ) -> LabelResults:
     """Gather what the page shows."""
     people, task = judged.people, model.task
@@ -171,6 +226,7 @@ def _results(
         confusion=confusion,
         classes=task.classes,
         numbers=(own.truth, own.form["score"]) if task.name == "regression" else None,
+        more=more,
         methods=[*common_methods(model, cohort, split, judged.designs), software()],
         cautions=judged.cautions,
     )
@@ -190,7 +246,9 @@ def _curves(classes: Sequence[str], own: Answer) -> list[LabelCurves]:
     return curves
 
 
-def _predictions(model: FittedModel, judged: _Judged) -> dict[str, np.ndarray]:
+def _predictions(
+    model: FittedModel, judged: _Judged, threshold: float | None
+) -> dict[str, np.ndarray]:
     """Return the columns of ``predictions.csv``."""
     test, task = judged.people.test, model.task
     columns: dict[str, Any] = {"subject_id": test.subject_id, "record_id": test.record_id}
@@ -201,4 +259,8 @@ def _predictions(model: FittedModel, judged: _Judged) -> dict[str, np.ndarray]:
         columns["label"] = np.array([task.classes[k] for k in test.targets["label"]])
     else:
         columns["target"] = test.targets["target"]
-    return columns | task.columns_of(judged.outputs["model"])
+    outputs = judged.outputs["model"]
+    columns |= task.columns_of(outputs)
+    if isinstance(task, ClassificationTask):
+        columns |= task.decisions(outputs, threshold)
+    return columns

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Evaluation:
         footer: Of the page.
         lines: (name, number) for the terminal.
         cautions: Sentences for the terminal.
+        tables: Columns of further CSV files by their names.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Evaluation:
     footer: str = FOOTER
     lines: Sequence[tuple[str, Interval]] = ()
     cautions: Sequence[str] = ()
+    tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write ``report.html``, ``metrics.json`` and ``predictions.csv`` to a folder.
@@ -64,6 +66,8 @@ class Evaluation:
                 (folder / name).replace(folder / f"training_{name}")
         write_metrics(folder / "metrics.json", self.metrics)
         write_table(folder / "predictions.csv", self.predictions)
+        for name, columns in self.tables.items():
+            write_table(folder / f"{name}.csv", columns)
         write_report(
             folder / "report.html",
             title=self.title,

@@ -1,6 +1,6 @@
 """Charts of a model that assigns labels or classes, or predicts a number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,46 @@ def _cell(column: int, row: int, share: float) -> Any:
     return Rectangle(
         (column - 0.5, row - 0.5), 1, 1, facecolor=BLUE, alpha=share, linewidth=0.4, edgecolor=MUTED
     )
+
+
+def classes_map_figure(
+    maps: Mapping[str, np.ndarray], label: np.ndarray, classes: Sequence[str]
+) -> Figure:
+    """Draw maps of the same rows side by side, one colour and sign per class.
+
+    Args:
+        maps: (rows, 2) by what each is a map of.
+        label: (rows,) class numbers.
+        classes: Names.
+    """
+    from matplotlib import colormaps
+
+    colours, signs = colormaps["tab10"](range(10)), "osD^v<>P*X"
+    present = np.unique(label).tolist()
+    with drawing(FULL, 3.6, ncols=len(maps), squeeze=False) as (figure, grid):
+        for axes, (name, places) in zip(grid[0], maps.items()):
+            axes.set_title(name, color=INK)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for number in present:
+                rows = label == number
+                axes.scatter(
+                    *places[rows].T,
+                    s=12,
+                    color=[colours[number % 10]],
+                    marker=signs[(number + number // 10) % 10],
+                    linewidths=0,
+                    rasterized=len(label) > 400,
+                    label=classes[number] if axes is grid[0][0] else None,
+                )
+        figure.legend(loc="outside lower center", ncols=4, handlelength=1.0)
+        names = ", ".join(classes[number] for number in present)
+        alt = f"Maps of {len(label)} rows by {' and by '.join(maps)}; classes: {names}."
+        caption = (
+            "Rows that are near each other have similar neighbours (UMAP); distances between far "
+            "points mean nothing."
+        )
+        return Figure([Panel(to_svg(figure), alt)], caption, wide=True)
 
 
 def scatter_figure(observed: np.ndarray, predicted: np.ndarray, *, name: str) -> Figure:

@@ -61,6 +61,7 @@ class LabelResults:
         confusion: (classes, classes) counts, or None.
         classes: Names for `confusion`.
         numbers: (observed, predicted) of a regression, or None.
+        more: Further sections on how the model decides.
         methods: (topic, sentences).
         cautions: Sentences that the reader must see first.
     """
@@ -76,6 +77,7 @@ class LabelResults:
     confusion: np.ndarray | None = None
     classes: Sequence[str] = ()
     numbers: tuple[np.ndarray, np.ndarray] | None = None
+    more: Sequence[Section] = ()
     methods: Sequence[tuple[str, str]] = ()
     cautions: Sequence[str] = field(default_factory=tuple)
 
@@ -100,6 +102,7 @@ def label_sections(results: LabelResults) -> list[Section]:
     per_label = _per_label(results)
     if per_label:
         sections.append(per_label)
+    sections += results.more
     if results.methods:
         table = Table(("Topic", "What was done"), results.methods, "Methods.", prose=True)
         sections.append(Section("Methods", "", [table]))

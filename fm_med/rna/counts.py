@@ -90,6 +90,30 @@ def marker_genes(
     return {name: [str(gene) for gene in names[name]] for name in names.dtype.names}
 
 
+def neighbour_map(features: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Place rows in two dimensions so that neighbours stay neighbours (UMAP, by scanpy).
+
+    The first call of a machine compiles for minutes.
+
+    Args:
+        features: (rows, dim), four rows or more.
+        seed: Of the layout.
+
+    Returns:
+        (rows, 2) float32.
+
+    References:
+        McInnes et al., "UMAP", 2018.
+    """
+    scanpy = _scanpy()
+    data = scanpy.AnnData(np.asarray(features, np.float32))
+    scanpy.pp.neighbors(
+        data, n_neighbors=min(15, len(features) - 1), use_rep="X", random_state=seed
+    )
+    scanpy.tl.umap(data, random_state=seed)
+    return np.asarray(data.obsm["X_umap"], np.float32)
+
+
 def _scanpy() -> Any:
     import scanpy
 
