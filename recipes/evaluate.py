@@ -24,6 +24,7 @@ class Config:
     split: str = setting("test", "rows that are judged")
     horizons: list[float] | None = setting(None, "years of absolute risk: [1, 3, 5]")
     outcome: str = setting("the event", "what is predicted, in words, for the page")
+    umap: bool = setting(False, "draw embeddings of expression; the first time takes minutes")
     device: str | None = setting(None, "cpu, cuda ...; default: an accelerator if there is one")
     output: str = setting("runs/evaluate", "folder of the report; must not hold one yet")
 
@@ -73,7 +74,14 @@ def main(config: Config) -> None:
         )
     else:
         what = "the label" if config.outcome == "the event" else config.outcome
-        evaluation = evaluate_labels(model, cohort, split=config.split, what=what)
+        evaluation = evaluate_labels(
+            model,
+            cohort,
+            split=config.split,
+            what=what,
+            threshold=loaded.threshold,
+            draw_map=config.umap,
+        )
 
     # ----------------------------------------------------------------------------- Report
     evaluation.write(output)
