@@ -173,7 +173,5 @@ def test_a_model_without_hazard_ranks_only(model, cohort, without_page):
 
 
 def test_a_score_needs_a_hazard_for_curves():
-    from fm_med.evaluation.survival_scores import survival_curves
-
     with pytest.raises(ValueError, match="no baseline hazard"):
-        survival_curves(RiskScore("oracle", np.zeros(3), None), np.array([1.0]))
+        RiskScore("oracle", np.zeros(3), None).survival(np.array([1.0]))

@@ -15,8 +15,7 @@ from fm_med.examples import Covariate, Examples
 from fm_med.heads import PredictionHead
 from fm_med.modalities import modality_of
 from fm_med.predictor import Predictor
-from fm_med.survival.baseline import BaselineHazard
-from fm_med.tasks import Task
+from fm_med.tasks import Hazard, Task
 
 ROWS_AT_ONCE = 128
 RANDOM_SEED = 20  # of the untrained encoder's weights
@@ -32,7 +31,7 @@ class FittedModel:
         processor: Makes the encoder's input.
         task: What is predicted.
         coding: Of the clinical covariates, in the head's order.
-        baseline: Of a survival task; None otherwise.
+        baseline: What gives risks, of a task on a follow-up; None otherwise.
         training: Aggregates of the training (rows, events, epochs ...), as far as known.
     """
 
@@ -41,7 +40,7 @@ class FittedModel:
     processor: Any
     task: Task
     coding: Sequence[Covariate] = ()
-    baseline: BaselineHazard | None = None
+    baseline: Hazard | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property

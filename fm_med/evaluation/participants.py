@@ -95,14 +95,17 @@ def _events(targets: Mapping[str, np.ndarray]) -> str:
     return f"{int(targets['event'].sum()):,}" if "event" in targets else ""
 
 
-def characteristics(groups: Mapping[str, Examples], *, unit: str = "") -> Table:
+def characteristics(
+    groups: Mapping[str, Examples], *, unit: str = "", causes: Sequence[str] = ()
+) -> Table:
     """Describe the rows of each group: persons, events, follow-up, age and sex.
 
     Args:
         groups: Rows by what the column is called.
         unit: Of the follow-up.
+        causes: Names of the events, where there are several.
     """
-    described = {name: _describe(examples, unit) for name, examples in groups.items()}
+    described = {name: _describe(examples, unit, causes) for name, examples in groups.items()}
     names = list(dict.fromkeys(key for rows in described.values() for key in rows))
     cells = [(name, *(rows.get(name, "") for rows in described.values())) for name in names]
     return Table(
@@ -113,13 +116,16 @@ def characteristics(groups: Mapping[str, Examples], *, unit: str = "") -> Table:
     )
 
 
-def _describe(examples: Examples, unit: str) -> dict[str, str]:
+def _describe(examples: Examples, unit: str, causes: Sequence[str]) -> dict[str, str]:
     """Return one column of the table."""
     persons = len(set(examples.subject_id.tolist()))
     rows = {"Recordings": f"{len(examples):,}", "Persons": f"{persons:,}"}
     if "event" in examples.targets:
         time, event = examples.targets["time"], examples.targets["event"]
         rows["Events"] = f"{int(event.sum()):,} ({event.mean():.1%})"
+        for number, cause in enumerate(causes, start=1):
+            own = examples.targets["cause"] == number
+            rows[f"Events: {cause}"] = f"{int(own.sum()):,} ({own.mean():.1%})"
         if not event.all():
             median = follow_up_summary(time, event).median.value
             known = np.isfinite(median)

@@ -11,6 +11,7 @@ from fm_med.explain import integrated_gradients, lead_and_time_attention, occlus
 from fm_med.report.attribution_map import attribution_panel
 from fm_med.report.ecg_paper import ExampleECG, ecg_panel, lead_map_panel
 from fm_med.report.page import Figure
+from fm_med.tasks import FollowUpTask
 
 WINDOW_SECONDS = 0.2
 STEPS = 24  # of the integral
@@ -20,7 +21,7 @@ def patient_figures(model: FittedModel, test: Examples, score: np.ndarray) -> li
     """Draw the patients of highest, middle and lowest score; nothing for other inputs than ECGs.
 
     Args:
-        model: Its output must be one number per row.
+        model: Its output, or what ranks by it, must be one number per row.
         test: The rows.
         score: (rows,) what the model gives them.
     """
@@ -81,7 +82,8 @@ def _attributions(
     def score(batch: dict[str, Tensor]) -> Tensor:
         # Not through the predictor, which keeps no gradients of the input of a frozen encoder.
         encoded = model.encoder(signal=batch["signal"], lead_mask=batch["lead_mask"])
-        return model.head(encoded.pooler_output, batch.get("clinical"))[name]
+        output = model.head(encoded.pooler_output, batch.get("clinical"))[name]
+        return model.task.ranking(output) if isinstance(model.task, FollowUpTask) else output
 
     dropped = occlusion(score, inputs, window_seconds=WINDOW_SECONDS, sampling_rate=rate)["drop"][0]
     gradients = integrated_gradients(score, inputs, steps=STEPS)["attribution"][0]

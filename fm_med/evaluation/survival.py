@@ -1,17 +1,23 @@
 """Evaluate a risk model: beside simple rivals, in absolute terms, in groups, in single patients."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.evaluation.baselines import Design, designs
+from fm_med.evaluation.follow_up import (
+    follow_up_participants,
+    outcome_methods,
+    reference_outputs,
+)
 from fm_med.evaluation.methods import cautions, common_methods, software
 from fm_med.evaluation.model import FittedModel, predict
-from fm_med.evaluation.participants import Participants, characteristics, participants
+from fm_med.evaluation.participants import Participants, characteristics
 from fm_med.evaluation.patients import patient_figures
 from fm_med.evaluation.result import Evaluation
 from fm_med.evaluation.survival_plots import (
@@ -28,19 +34,24 @@ from fm_med.evaluation.survival_scores import (
     differences,
     fit_baseline,
     gap_closed,
-    per_year,
     scores,
     usable_horizons,
 )
 from fm_med.examples import Examples
 from fm_med.report.survival_results import BASELINES, SURVIVAL_FOOTER, SurvivalResults
 from fm_med.report.survival_sections import survival_sections
-from fm_med.tasks import SurvivalTask
+from fm_med.survival.baseline import BaselineHazard
+from fm_med.survival.cause_hazards import CauseHazards
+from fm_med.tasks import CompetingRisksTask, DiscreteTimeTask, FollowUpTask, Task
 
 TRUTH = "log_hazard_all"  # column of simulated cohorts
 ORACLE = "oracle"
 FEW_EVENTS = 20
-REFERENCE_ROWS = 2000  # training rows on which risk groups are cut
+DEATHS = "Death from other causes counts as the end of follow-up."
+SCORES = (
+    "C-index: Harrell’s, analytic interval (infinitesimal jackknife); Uno’s, cut at the last "
+    "horizon; AUROC at a horizon: cumulative/dynamic.",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class _Judged:
 
     Attributes:
         people: Evaluated and training rows.
+        outputs: Of the model's head.
         outcome: Of the evaluated rows.
         model: The model's predictions.
         rivals: The baselines'.
@@ -60,6 +72,7 @@ class _Judged:
     """
 
     people: Participants
+    outputs: np.ndarray
     outcome: Outcome
     model: RiskScore
     rivals: Sequence[RiskScore]
@@ -76,7 +89,7 @@ def evaluate_survival(
     """Evaluate a risk model on a split of a cohort.
 
     Args:
-        model: With a task of survival.
+        model: With a task on a follow-up of one event: survival or discrete time.
         cohort: Its training split, where there is one, is what baselines are fitted on.
         split: To evaluate on.
         years: Horizons of absolute risk.
@@ -100,7 +113,7 @@ def evaluate_survival(
         subtitle=f"{cohort.card.name}; {len(judged.people.test):,} persons of the split “{split}”",
         metrics=judged.metrics,
         sections=survival_sections(results),
-        predictions=_predictions(judged),
+        predictions=_predictions(model.task, judged),
         footer=SURVIVAL_FOOTER,
         lines=lines,
         cautions=judged.cautions,
@@ -109,14 +122,14 @@ def evaluate_survival(
 
 def _judge(model: FittedModel, cohort: Cohort, split: str, years: Sequence[float]) -> _Judged:
     """Predict, fit the baselines and measure everything."""
-    people = _people(model, cohort, split)
+    people = follow_up_participants(model, cohort, split)
     targets = people.test.targets
     outcome = Outcome(targets["time"], targets["event"], people.test.subject_id)
     if not outcome.event.any():
         raise InputError(f"{cohort.path}: nobody in the split {split!r} has the event")
-    own = RiskScore("model", predict(model, people.test), model.baseline)
-    unit = model.task.unit if isinstance(model.task, SurvivalTask) else ""
-    horizons = usable_horizons(years, unit, outcome, model.baseline)
+    outputs = predict(model, people.test)
+    own = _own(model, outputs)
+    horizons = usable_horizons(years, getattr(model.task, "unit", ""), outcome, own.hazard)
     made = [] if people.train is None else list(designs(model, people.train, people.test))
     rivals = [fit_baseline(design, people.train) for design in made if people.train is not None]
     rivals += _truth(people.test)
@@ -133,6 +146,7 @@ def _judge(model: FittedModel, cohort: Cohort, split: str, years: Sequence[float
         )
     return _Judged(
         people,
+        outputs,
         outcome,
         own,
         rivals,
@@ -144,26 +158,14 @@ def _judge(model: FittedModel, cohort: Cohort, split: str, years: Sequence[float
     )
 
 
-def _people(model: FittedModel, cohort: Cohort, split: str) -> Participants:
-    """Return the rows, their follow-up in the model's unit."""
-    task, card = model.task, cohort.card
-    if not isinstance(task, SurvivalTask):
-        raise TypeError(f"the task {task.name} has no follow-up")
-    if card.time is None or card.event is None or not card.follow_up_unit:
-        raise InputError(f"{cohort.path} has no follow-up: its card names no time, event and unit")
-    task = replace(task, columns=(card.time, card.event))
-    found = participants(cohort, task, model.coding, split=split, one_per_person=True)
-    factor = per_year(task.unit) / per_year(card.follow_up_unit)
-    if factor == 1:
-        return found
-
-    def converted(examples: Examples) -> Examples:
-        return replace(
-            examples, targets={**examples.targets, "time": examples.targets["time"] * factor}
-        )
-
-    train = None if found.train is None else converted(found.train)
-    return Participants(converted(found.test), train, found.flow)
+def _own(model: FittedModel, outputs: np.ndarray) -> RiskScore:
+    """Return the model's predictions, from what its head gave."""
+    task, hazard = model.task, model.baseline
+    if not isinstance(task, FollowUpTask) or isinstance(task, CompetingRisksTask):
+        raise TypeError(f"the task {task.name} has not one event")
+    if isinstance(hazard, CauseHazards):
+        raise TypeError("the model has the hazards of several causes")
+    return RiskScore("model", task.ranking(torch.from_numpy(outputs)).numpy(), hazard, outputs)
 
 
 def _truth(test: Examples) -> list[RiskScore]:
@@ -192,7 +194,10 @@ def _results(
     people, outcome, horizons = judged.people, judged.outcome, judged.horizons
     unit = getattr(model.task, "unit", "")
     known = {} if people.train is None else {"Training": people.train}
-    groups, log_rank = risk_groups(judged.model, outcome, _reference(model, judged))
+    reference = judged.model.log_hazard
+    if people.train is not None:
+        reference = _own(model, reference_outputs(model, people.train)).log_hazard
+    groups, log_rank = risk_groups(judged.model, outcome, reference)
     shown = [judged.model, *(rival for rival in judged.rivals if rival.name != "clinical")]
     training_events = model.training.get("events")
     return SurvivalResults(
@@ -215,43 +220,32 @@ def _results(
         patients=patient_figures(model, people.test, judged.model.log_hazard),
         methods=[
             *common_methods(model, cohort, split, judged.designs),
-            *_methods(unit, event, people),
+            *outcome_methods(unit, event, people, DEATHS, SCORES),
+            *_absolute(model.task),
             software(),
         ],
         cautions=judged.cautions,
     )
 
 
-def _reference(model: FittedModel, judged: _Judged) -> np.ndarray:
-    """Return log-hazards on which risk groups are cut: of training rows, if there are any."""
-    train = judged.people.train
-    if train is None:
-        return judged.model.log_hazard
-    step = max(1, len(train) // REFERENCE_ROWS)
-    return predict(model, train.take(np.arange(0, len(train), step)))
-
-
-def _methods(unit: str, event: str, people: Participants) -> list[tuple[str, str]]:
-    """Return what was done about the outcome and the evaluation."""
-    cut = "training rows" if people.train is not None else "evaluated rows, for want of others"
+def _absolute(task: Task) -> list[tuple[str, str]]:
+    """Return how hazards per interval become risks; a baseline hazard needs no explanation."""
+    if not isinstance(task, DiscreteTimeTask):
+        return []
+    ends = ", ".join(f"{edge:g}" for edge in task.edges)
     return [
         (
-            "Outcome",
-            f"Time from the recording to {event} or to the end of follow-up, in {unit}. One "
-            "recording per person, the first of the cohort. Persons without follow-up are left "
-            "out. Death from other causes counts as the end of follow-up.",
-        ),
-        (
-            "Evaluation",
-            "C-index: Harrell’s, analytic interval (infinitesimal jackknife); Uno’s, cut at the "
-            "last horizon; AUROC at a horizon: cumulative/dynamic. Persons censored early are made "
-            "up for by inverse probability weights. Other intervals: 1,000 bootstrap samples of "
-            f"persons. Risk groups are cut at thirds of the predictions of {cut}.",
-        ),
+            "Absolute risk",
+            f"From a hazard in each interval, spread over it at a constant rate: S(t) is the "
+            "product of 1 − h over the intervals before t, times 1 − h of the interval of t to the "
+            "power of the share of it that has passed. The intervals have about as many events of "
+            f"the training rows each; they end at {ends} {task.unit}. Such risks come without "
+            "intervals of their own.",
+        )
     ]
 
 
-def _predictions(judged: _Judged) -> dict[str, np.ndarray]:
+def _predictions(task: Task, judged: _Judged) -> dict[str, np.ndarray]:
     """Return the columns of ``predictions.csv``."""
     test, own = judged.people.test, judged.model
     columns = {
@@ -259,11 +253,12 @@ def _predictions(judged: _Judged) -> dict[str, np.ndarray]:
         "record_id": test.record_id,
         "time": judged.outcome.time,
         "event": judged.outcome.event,
-        "log_hazard": own.log_hazard,
+        **task.columns_of(judged.outputs),
     }
     for suffix, at in judged.horizons.times.items():
         if own.hazard is not None:
+            columns[f"risk_{suffix}"] = own.risk(at)
+        if isinstance(own.hazard, BaselineHazard):
             low, high = own.hazard.risk_interval(own.log_hazard, at)
-            columns[f"risk_{suffix}"] = own.hazard.risk(own.log_hazard, at)
             columns |= {f"risk_{suffix}_low": low, f"risk_{suffix}_high": high}
     return columns | {f"log_hazard_{rival.name}": rival.log_hazard for rival in judged.rivals}

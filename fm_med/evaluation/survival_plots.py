@@ -34,7 +34,7 @@ def calibration_plots(
         return []
     plots = []
     for suffix, at in horizons.times.items():
-        risk = score.hazard.risk(score.log_hazard, at)
+        risk = score.risk(at)
         events = int((outcome.event & (outcome.time <= at)).sum())
         bins = int(np.clip(events // EVENTS_PER_BIN, 2, 10))
         found = calibration_at(outcome.time, outcome.event, risk, horizon=at, bins=bins)
@@ -113,7 +113,7 @@ def decision_lines(
     if model.hazard is None or not horizons.times:
         return {}
     at = max(horizons.times.values())
-    risk = model.hazard.risk(model.log_hazard, at)
+    risk = model.risk(at)
     top = float(np.clip(np.quantile(risk, 0.98), 0.02, 0.9))
     thresholds = np.linspace(top / POINTS, top, POINTS)
     curves = net_benefit(outcome.time, outcome.event, risk, horizon=at, thresholds=thresholds)
@@ -123,7 +123,7 @@ def decision_lines(
             other = net_benefit(
                 outcome.time,
                 outcome.event,
-                rival.hazard.risk(rival.log_hazard, at),
+                rival.risk(at),
                 horizon=at,
                 thresholds=thresholds,
             )

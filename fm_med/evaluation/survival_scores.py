@@ -13,6 +13,7 @@ from fm_med.metrics import Interval, bootstrap, paired_difference
 from fm_med.survival.baseline import BaselineHazard, breslow_baseline
 from fm_med.survival.brier import brier_at, integrated_brier, scaled_brier
 from fm_med.survival.calibration import calibration_at
+from fm_med.survival.cause_hazards import CauseHazards
 from fm_med.survival.concordance import (
     concordance_difference,
     concordance_index,
@@ -20,6 +21,7 @@ from fm_med.survival.concordance import (
     concordance_interval,
 )
 from fm_med.survival.cox_fit import fit_cox
+from fm_med.survival.discrete import DiscreteHazard
 from fm_med.survival.discrimination import auroc_at
 from fm_med.tasks.follow_up import HORIZONS
 
@@ -48,13 +50,31 @@ class RiskScore:
 
     Attributes:
         name: As in ``metrics.json``.
-        log_hazard: (rows,).
-        hazard: Baseline hazard; None where only the order is known.
+        log_hazard: (rows,) what ranks the rows: a log-hazard, or in discrete time the log of the
+            cumulative hazard at the last edge.
+        hazard: Such as a baseline hazard; None where only the order is known.
+        outputs: (rows, outputs) that `hazard` turns into risks; None for the log-hazards.
     """
 
     name: str
     log_hazard: np.ndarray
-    hazard: BaselineHazard | None
+    hazard: BaselineHazard | DiscreteHazard | None
+    outputs: np.ndarray | None = None
+
+    def risk(self, at: float) -> np.ndarray:
+        """Return (rows,) the probability of the event by a time."""
+        hazard, outputs = self._known()
+        return hazard.risk(outputs, at)
+
+    def survival(self, times: np.ndarray) -> np.ndarray:
+        """Return (rows, times) the probability of being free of the event."""
+        hazard, outputs = self._known()
+        return hazard.survival(outputs, times)
+
+    def _known(self) -> tuple[BaselineHazard | DiscreteHazard, np.ndarray]:
+        if self.hazard is None:
+            raise ValueError(f"{self.name} has no baseline hazard")
+        return self.hazard, self.log_hazard if self.outputs is None else self.outputs
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,10 @@ def per_year(unit: str) -> float:
 
 
 def usable_horizons(
-    years: Sequence[float], unit: str, outcome: Outcome, hazard: BaselineHazard | None
+    years: Sequence[float],
+    unit: str,
+    outcome: Outcome,
+    hazard: BaselineHazard | DiscreteHazard | CauseHazards | None,
 ) -> Horizons:
     """Keep the horizons at which enough persons have had the event or are still followed.
 
@@ -146,7 +169,7 @@ def scores(score: RiskScore, outcome: Outcome, horizons: Horizons) -> dict[str, 
         found |= _at_horizon(score, outcome, suffix, at)
     if horizons.times:
         grid = brier_grid(outcome, max(horizons.times.values()))
-        curves = survival_curves(score, grid)
+        curves = score.survival(grid)
         found["ibs"] = bootstrap(partial(integrated_brier, times=grid), who, time, event, curves)
         found["scaled_brier"] = bootstrap(
             partial(scaled_brier, times=grid), who, time, event, curves
@@ -167,7 +190,7 @@ def differences(
         found[f"auroc_at_{suffix}"] = paired_difference(auroc, who, a, b, time, event)
     if model.hazard is not None and rival.hazard is not None and horizons.times:
         grid = brier_grid(outcome, max(horizons.times.values()))
-        curves = survival_curves(model, grid), survival_curves(rival, grid)
+        curves = model.survival(grid), rival.survival(grid)
         ibs = partial(integrated_brier, times=grid)
         found["ibs"] = paired_difference(ibs, who, *curves, time, event)
     return found, p_value
@@ -212,19 +235,10 @@ def brier_grid(outcome: Outcome, last: float) -> np.ndarray:
     return np.linspace(min(first, 0.5 * last), last, GRID)
 
 
-def survival_curves(score: RiskScore, times: np.ndarray) -> np.ndarray:
-    """Return (rows, times) probability of being free of the event."""
-    if score.hazard is None:
-        raise ValueError(f"{score.name} has no baseline hazard")
-    return score.hazard.survival(score.log_hazard, times)
-
-
 def _at_horizon(score: RiskScore, outcome: Outcome, suffix: str, at: float) -> dict[str, Interval]:
     """Return calibration and accuracy of the risks at one horizon."""
-    if score.hazard is None:
-        return {}
     time, event, who = outcome.time, outcome.event, outcome.subject_id
-    risk = score.hazard.risk(score.log_hazard, at)
+    risk = score.risk(at)
     found = calibration_at(time, event, risk, horizon=at)
     brier = bootstrap(partial(brier_at, horizon=at), who, time, event, 1 - risk)
     return {

@@ -84,13 +84,13 @@ def summary(results: SurvivalResults) -> Section:
     content.append(precision_box(results.events, results.training_events))
     text = (
         f"A model for the risk of {results.event}, tested on {results.persons:,} persons that it "
-        f"has never seen, of whom {results.events:,} had the event. {_verdict(differences)}"
+        f"has never seen, of whom {results.events:,} had the event. {verdict(differences)}"
     )
     alert = " ".join(results.cautions) or None
     return Section("In short", text.strip(), content, alert)
 
 
-def _verdict(differences: Mapping[str, Mapping[str, Interval]]) -> str:
+def verdict(differences: Mapping[str, Mapping[str, Interval]]) -> str:
     """Return in words how the model compares with each baseline."""
     sentences = []
     for name, metrics in differences.items():

@@ -28,7 +28,7 @@ class CalibrationPlot:
     Attributes:
         name: "3 years".
         predicted: (bins,) mean predicted risk.
-        observed: (bins,) Kaplan-Meier risk.
+        observed: (bins,) observed risk.
         low: (bins,) lower end of the observed risk's interval.
         high: (bins,) upper end.
         risk: (rows,) every predicted risk, for the distribution below.
@@ -46,7 +46,7 @@ class CalibrationPlot:
 
 @dataclass(frozen=True)
 class RiskGroup:
-    """A Kaplan-Meier curve.
+    """A curve of a group's survival, or of one minus its cumulative incidence.
 
     Attributes:
         name: "highest third".
@@ -67,7 +67,7 @@ class RiskGroup:
     events: int
 
 
-def calibration_figure(plots: Sequence[CalibrationPlot]) -> Figure:
+def calibration_figure(plots: Sequence[CalibrationPlot], estimator: str = "Kaplan-Meier") -> Figure:
     """Draw observed against predicted risk, a panel per horizon, with all predictions below."""
     columns = len(plots)
     with drawing(
@@ -98,7 +98,7 @@ def calibration_figure(plots: Sequence[CalibrationPlot]) -> Figure:
         return Figure(
             [Panel(to_svg(figure), alt)],
             "Calibration. Persons are grouped by predicted risk; each point is a group's observed "
-            "risk (Kaplan-Meier, 95 % interval). On the diagonal the predictions are right; below "
+            f"risk ({estimator}, 95 % interval). On the diagonal the predictions are right; below "
             "it they are too high. The bars below show how the predictions are spread.",
             wide=columns > 1,
         )
@@ -117,7 +117,14 @@ def _calibration(axes: Any, plot: CalibrationPlot) -> None:
     _percent(axes.yaxis)
 
 
-def kaplan_meier_figure(groups: Sequence[RiskGroup], *, unit: str, event: str, test: str) -> Figure:
+def kaplan_meier_figure(
+    groups: Sequence[RiskGroup],
+    *,
+    unit: str,
+    event: str,
+    test: str,
+    estimator: str = "Kaplan-Meier",
+) -> Figure:
     """Draw the share with the event over time by risk group, with the numbers at risk.
 
     Args:
@@ -125,6 +132,7 @@ def kaplan_meier_figure(groups: Sequence[RiskGroup], *, unit: str, event: str, t
         unit: Of the times.
         event: What happens, for the axis.
         test: The log-rank test in words.
+        estimator: Of the curves.
     """
     rows = len(groups)
     last = max(float(group.follow_up.max()) for group in groups)
@@ -152,7 +160,7 @@ def kaplan_meier_figure(groups: Sequence[RiskGroup], *, unit: str, event: str, t
         alt = f"Share of persons with {event} over time. {'; '.join(counts)}. {test}"
         return Figure(
             [Panel(to_svg(figure), alt)],
-            f"Persons with {event} by group of predicted risk (Kaplan-Meier, 95 % interval). "
+            f"Persons with {event} by group of predicted risk ({estimator}, 95 % interval). "
             f"The limits between the groups were set on the training patients. {test}",
             wide=True,
         )

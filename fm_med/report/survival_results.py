@@ -13,6 +13,7 @@ from fm_med.report.survival_figures import CalibrationPlot, RiskGroup
 MODEL = "This model"
 BASELINES = {
     "age_sex": "Age and sex (Cox)",
+    "age_sex_fine_gray": "Age and sex (Fine–Gray)",
     "random_encoder": "Untrained encoder (ridge Cox)",
     "measurements": "ECG measurements (ridge Cox)",
     "clinical": "Clinical covariates (Cox)",
@@ -69,6 +70,7 @@ class SurvivalResults:
         patients: Figures of single patients.
         methods: (topic, sentences).
         cautions: Sentences that the reader must see first.
+        estimator: Of observed risks.
     """
 
     metrics: Mapping[str, Any]
@@ -90,6 +92,7 @@ class SurvivalResults:
     patients: Sequence[Figure] = ()
     methods: Sequence[tuple[str, str]] = ()
     cautions: Sequence[str] = ()
+    estimator: str = "Kaplan-Meier"
 
 
 def cell(interval: Interval | None) -> str:

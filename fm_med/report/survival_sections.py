@@ -18,25 +18,34 @@ from fm_med.report.survival_figures import calibration_figure, kaplan_meier_figu
 from fm_med.report.survival_results import SurvivalResults, cell, p_text
 from fm_med.report.tripod import checklist
 
+MEANINGS = {
+    "Observed / expected": "Observed / expected: 1 is ideal, below 1 the risks are too high.",
+    "Slope": "Slope: 1 is ideal, below 1 they are too extreme.",
+    "Mean gap (ICI)": "ICI: mean gap between predicted and (smoothed) observed risk.",
+    "Brier score": "Brier score: mean squared error of the risk.",
+    "Scaled Brier score": "Scaled Brier score: the share of the error of a model without "
+    "predictors that is avoided; 0 is none, 1 is all.",
+}
+
 
 def survival_sections(results: SurvivalResults) -> list[Section]:
     """Return the sections of the page in reading order."""
     sections = [
         summary(results),
-        _participants(results),
+        participants(results),
         discrimination(results),
-        _calibration(results),
-        _risk_groups(results),
+        calibration(results),
+        risk_groups(results),
         _decision(results),
         subgroups(results),
         _patients(results),
-        _methods(results),
+        methods(results),
     ]
     shown = [section for section in sections if section]
     return [*shown, checklist([*(section.title for section in shown), PRECISION])]
 
 
-def _participants(results: SurvivalResults) -> Section | None:
+def participants(results: SurvivalResults) -> Section | None:
     """Return who was evaluated and who was left out."""
     if not results.flow and results.characteristics is None:
         return None
@@ -54,7 +63,7 @@ def _participants(results: SurvivalResults) -> Section | None:
     return Section("Participants", "Who was left out, and why.", content)
 
 
-def _calibration(results: SurvivalResults) -> Section | None:
+def calibration(results: SurvivalResults) -> Section | None:
     """Return whether predicted risks are what is observed."""
     if not results.calibration:
         return None
@@ -73,32 +82,36 @@ def _calibration(results: SurvivalResults) -> Section | None:
     if rows and "ibs" in model:
         overall = (cell(model.get("calibration_slope")), "", cell(model["ibs"]))
         rows.append(("all times until then", "", *overall, cell(model.get("scaled_brier"))))
-    content: list[Any] = [calibration_figure(results.calibration)]
+    content: list[Any] = [calibration_figure(results.calibration, results.estimator)]
     if rows:
+        columns = ("Horizon", *kinds.values(), "Scaled Brier score")
+        kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
         content.append(
             Table(
-                ("Horizon", *kinds.values(), "Scaled Brier score"),
-                rows,
+                [columns[place] for place in kept],
+                [[row[place] for place in kept] for row in rows],
                 "Calibration and overall accuracy.",
-                "Observed / expected: 1 is ideal, below 1 the risks are too high. Slope: 1 is "
-                "ideal, below 1 they are too extreme. ICI: mean gap between predicted and "
-                "(smoothed) observed risk. Brier score: mean squared error of the risk. Scaled "
-                "Brier score: the share of the error of a model without predictors that is "
-                "avoided; 0 is none, 1 is all.",
+                " ".join(MEANINGS[columns[place]] for place in kept if columns[place] in MEANINGS),
             )
         )
     return Section("Can the risks be believed?", "", content)
 
 
-def _risk_groups(results: SurvivalResults) -> Section | None:
-    """Return Kaplan-Meier curves by predicted risk."""
+def risk_groups(results: SurvivalResults) -> Section | None:
+    """Return curves of survival or incidence by predicted risk."""
     if not results.groups:
         return None
     test = ""
     if results.log_rank is not None:
         chi2, p = results.log_rank
         test = f"Log-rank test between the groups: chi-squared {chi2:.1f}, {p_text(p)}."
-    figure = kaplan_meier_figure(results.groups, unit=results.unit, event=results.event, test=test)
+    figure = kaplan_meier_figure(
+        results.groups,
+        unit=results.unit,
+        event=results.event,
+        test=test,
+        estimator=results.estimator,
+    )
     return Section("What happened to patients of low and high risk", "", [figure])
 
 
@@ -150,7 +163,7 @@ def _patients(results: SurvivalResults) -> Section | None:
     )
 
 
-def _methods(results: SurvivalResults) -> Section | None:
+def methods(results: SurvivalResults) -> Section | None:
     """Return how it was done."""
     if not results.methods:
         return None
