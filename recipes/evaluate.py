@@ -39,11 +39,13 @@ def main(config: Config) -> None:
     from fm_med.errors import InputError
     from fm_med.evaluation import (
         FittedModel,
+        evaluate_competing,
         evaluate_labels,
         evaluate_survival,
         free_report_folder,
     )
     from fm_med.sources.embedded import open_or_simulate
+    from fm_med.tasks import CompetingRisksTask, FollowUpTask
 
     output = free_report_folder(Path(config.output))
 
@@ -67,9 +69,10 @@ def main(config: Config) -> None:
     model.refuse_other_input(cohort)
 
     # ------------------------------------------------------------------------- Evaluation
-    if loaded.task.name == "survival":
+    if isinstance(loaded.task, FollowUpTask):
         years = config.horizons or [1.0, 3.0, 5.0]
-        evaluation = evaluate_survival(
+        competing = isinstance(loaded.task, CompetingRisksTask)
+        evaluation = (evaluate_competing if competing else evaluate_survival)(
             model, cohort, split=config.split, years=years, event=config.outcome
         )
     else:
