@@ -1,5 +1,7 @@
 """`fm-med predict`: predictions for new patients, with input checks and warnings."""
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ class Predict:
     cohort: str | None = setting(None, "folder of a cohort of any modality, instead of files")
     split: str = setting("test", "of the cohort")
     device: str = setting("cpu", "cpu, cuda ...")
+    json: bool = setting(False, "print the counts as JSON")
 
 
 def predict(settings: Predict) -> None:
@@ -31,11 +34,16 @@ def predict(settings: Predict) -> None:
         raise InputError("give the patients by --records, by --table with --records, or --cohort")
 
     from fm_med import hub, prediction
+    from fm_med.cohort import open_cohort
     from fm_med.evaluation.result import write_table
 
     model = hub.load(settings.model, device=settings.device)
     if settings.cohort is not None:
         columns = prediction.predict_cohort(model, Path(settings.cohort), settings.split)
+        if hasattr(model.processor, "remark"):
+            rows = open_cohort(Path(settings.cohort)).splits[settings.split]
+            where = sys.stderr if settings.json else sys.stdout
+            print(model.processor.remark(rows), file=where)
     elif settings.table is not None:
         folders = settings.records or [str(Path(settings.table).parent)]
         if len(folders) != 1:
@@ -50,6 +58,10 @@ def predict(settings: Predict) -> None:
     rows = len(columns["name"])
     failed = sum(bool(text) for text in columns["problem"].tolist())
     warned = sum(bool(text) for text in columns["warnings"].tolist())
+    if settings.json:
+        counts = {"rows": rows, "predicted": rows - failed, "warned": warned}
+        print(json.dumps({**counts, "output": str(output)}))
+        return
     print(f"{rows - failed} of {rows} predicted, {warned} with a warning: {output}")
 
 

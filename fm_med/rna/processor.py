@@ -156,6 +156,12 @@ class ExpressionProcessor(StrictProcessor):
         """Return the share of the model's genes that are among `genes`."""
         return float((align(genes, self.genes) >= 0).mean())
 
+    def remark(self, table: pa.Table) -> str:
+        """Return one line on how many of the model's genes some rows of a cohort hold."""
+        _, genes, _ = decode(table.slice(0, 1))
+        found, known = int((align(genes, self.genes) >= 0).sum()), len(self.genes)
+        return f"{found:,} of the model's {known:,} genes found ({found / known:.0%})"
+
     def in_units(self, values: np.ndarray, unit: str) -> np.ndarray:
         """Return values in the model's unit.
 

@@ -96,8 +96,9 @@ def test_a_frozen_network_of_others_with_an_svm_is_saved_whole(runs, cohort):
     assert model.encoder.config.pooling == "skip" and model.details["training"]["head"] == "svm"
     rows = open_cohort(cohort).splits["test"]
     columns = model.predict(rows)
-    assert list(columns) == ["probability_bright", "probability_dark"]
+    assert list(columns) == ["probability_bright", "probability_dark", "predicted"]
     called = np.where(columns["probability_bright"] > 0.5, "bright", "dark")
+    assert (columns["predicted"] == called).all()
     assert (called == np.array(rows["class"].to_pylist())).mean() > 0.8
     stated = read_table(runs[0] / "report" / "predictions.csv")
     test = stated["split"] == "test"
