@@ -73,6 +73,9 @@ class Describing(Protocol):
     def steps(self, processor: Any) -> list[str]:
         """Return, in plain sentences, what the processor does, for who must do it elsewhere."""
 
+    def example(self, processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+        """Return made-up inputs of the encoder, of the shapes, types and masks of real ones."""
+
 
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Return the first names and how many more there are; "none" for none."""

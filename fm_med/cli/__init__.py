@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from fm_med.cli.cohort import COHORT_COMMANDS
 from fm_med.cli.command import Command
 from fm_med.cli.compare import COMPARE_COMMANDS
+from fm_med.cli.completion import COMPLETION_COMMANDS
 from fm_med.cli.doctor import DOCTOR_COMMANDS
 from fm_med.cli.embed import EMBED_COMMANDS
+from fm_med.cli.export import EXPORT_COMMANDS
 from fm_med.cli.hub import HUB_COMMANDS
 from fm_med.cli.images import IMAGE_COMMANDS
 from fm_med.cli.join import JOIN_COMMANDS
@@ -21,6 +23,8 @@ from fm_med.cli.public_cohorts import PUBLIC_COMMANDS
 from fm_med.cli.text_model import TEXT_COMMANDS
 from fm_med.errors import InputError
 from fm_med.settings import exit_code, parse_settings
+
+EXIT_STATUS = "exit status: 0 done, 1 a fault of fm_med (with traceback), 2 wrong input (one line)"
 
 COMMANDS: dict[str, Command] = {
     **COHORT_COMMANDS,
@@ -33,12 +37,17 @@ COMMANDS: dict[str, Command] = {
     **DOCTOR_COMMANDS,
     **PREDICT_COMMANDS,
     **COMPARE_COMMANDS,
+    **EXPORT_COMMANDS,
+    **COMPLETION_COMMANDS,
     **EMBED_COMMANDS,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (0 done, 2 the user's input)."""
+    """Run one command and return its exit status: 0 done, 2 the user's input.
+
+    A fault of ours passes through with its traceback, which gives the status 1.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: run(words))
 
@@ -78,4 +87,4 @@ def overview(commands: dict[str, Command]) -> str:
     """Return the list of commands with what each does."""
     width = max(map(len, commands))
     lines = [f"  fm-med {name:<{width}}  {command.summary}" for name, command in commands.items()]
-    return "\n".join(["usage: fm-med COMMAND [--help]", "", *lines])
+    return "\n".join(["usage: fm-med COMMAND [--help]", "", *lines, "", EXIT_STATUS])

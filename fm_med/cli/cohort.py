@@ -1,6 +1,7 @@
 """`fm-med cohort ...`: make a cohort, check it, describe it."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,7 @@ class Check:
 
     cohort: str = argument("folder of a cohort")
     allow_duplicates: bool = setting(False, "do not count equal recordings in two splits")
+    json: bool = setting(False, "print the card, or the problems, as JSON")
 
 
 def ptbxl(settings: PtbXl) -> None:
@@ -168,16 +170,27 @@ def check(settings: Check) -> None:
     problems = check_cohort(Path(settings.cohort), allow_duplicates=settings.allow_duplicates)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        for problem in problems:
-            print(f"- {problem}")
+        listed = json.dumps({"problems": problems}, indent=1)
+        print(listed if settings.json else "\n".join(f"- {problem}" for problem in problems))
         raise InputError(f"cohort {settings.cohort}: {problems[0]}{more}")
+    if settings.json:
+        print(json.dumps({"problems": []}))
+        return
     describe_folder(settings.cohort)
     print("no problem found")
 
 
 def describe(settings: Check) -> None:
     """Print what a cohort holds."""
-    describe_folder(settings.cohort)
+    if not settings.json:
+        describe_folder(settings.cohort)
+        return
+    from fm_med.cohort import open_cohort
+    from fm_med.cohort.reading import read_skipped
+
+    cohort = open_cohort(Path(settings.cohort))
+    skipped = len(read_skipped(cohort.path))
+    print(json.dumps({**asdict(cohort.card), "skipped": skipped}, indent=1))
 
 
 def describe_folder(folder: str) -> None:

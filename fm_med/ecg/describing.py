@@ -193,3 +193,12 @@ def steps(processor: Any) -> list[str]:
         f"signal: float32 (batch, {len(LEADS)}, {processor.samples}) in mV; lead_mask: bool "
         f"(batch, {len(LEADS)}), true where the lead is present.",
     ]
+
+
+def example(processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Return noise of an ECG's size, with absent leads."""
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((rows, len(LEADS))) < 0.8) & np.isin(LEADS, processor.leads)
+    mask[:, LEADS.index(processor.leads[0])] = True
+    signal = 0.3 * rng.normal(size=(rows, len(LEADS), processor.samples)) * mask[..., None]
+    return {"signal": signal.astype(np.float32), "lead_mask": mask}

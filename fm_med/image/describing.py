@@ -63,3 +63,9 @@ def steps(processor: Any) -> list[str]:
         f"Subtract {processor.mean} and divide by {processor.std}, red, green, blue.",
         f"pixel_values: float32 (batch, 3, {processor.height}, {processor.width}).",
     ]
+
+
+def example(processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Return noise of an image's size."""
+    shape = (rows, 3, processor.height, processor.width)
+    return {"pixel_values": np.random.default_rng(seed).normal(size=shape).astype(np.float32)}

@@ -59,3 +59,10 @@ def steps(processor: Any) -> list[str]:
         f"Then as {type(processor).__name__} does with its settings; for ExpressionProcessor: "
         "subtract `mean` and divide by `scale`, gene by gene.",
     ]
+
+
+def example(processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Return what the processor makes of made-up samples of its own genes."""
+    values = np.random.default_rng(seed).gamma(1.0, 1.5, (rows, len(processor.genes)))
+    made = processor(values.astype(np.float32), processor.genes, unit=processor.units)
+    return {name: value.numpy() for name, value in made.items()}

@@ -107,3 +107,23 @@ def steps(processor: Any) -> list[str]:
         "is true where there is a visit. Without visits there is one per row.",
         f"visit_time: time since the first visit, divided by {processor.time_scale:g}.",
     ]
+
+
+def example(processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Return made-up cells; with visits, of rows of several lengths."""
+    rng = np.random.default_rng(seed)
+    visits = 4 if processor.visits else 1
+    shape = (rows, visits)
+    mask = np.arange(visits) < 1 + np.arange(rows)[:, None] % visits
+    numeric = rng.normal(size=(*shape, len(processor.numeric)))
+    codes = [rng.integers(0, 2 + len(levels), shape) for levels in processor.levels]
+    categorical = np.stack(codes, -1) if codes else np.zeros((*shape, 0))
+    missing = (rng.random(numeric.shape) < 0.2) & np.array(processor.flagged, bool)
+    time = rng.random(shape).cumsum(1) * processor.visits
+    return {
+        "numeric": (numeric * mask[..., None]).astype(np.float32),
+        "categorical": (categorical * mask[..., None]).astype(np.int64),
+        "missing": missing & mask[..., None],
+        "visit_mask": mask,
+        "visit_time": (time * mask).astype(np.float32),
+    }
