@@ -132,14 +132,15 @@ def _marker_section(markers: Markers, where: str) -> Section:
         ]
         firsts = [", ".join(markers.first(m, name, SHOWN_GENES)) for m in ("gradient", "wilcoxon")]
         cells.append((name, f"{rows:,}", *agreement, *firsts))
-    chance = markers.top / len(markers.genes)
+    # Genes are told apart by their sign, so that about half of all could come first.
+    chance = 2 * markers.top / len(markers.genes)
     caption = (
         f"Genes that speak for each class, in the {where} rows: the model’s ranking beside "
         "Wilcoxon’s rank-sum test of the class against all others."
     )
     note = (
         f"Overlap: share of Wilcoxon’s first {markers.top} genes that are among the method’s first "
-        f"{markers.top}; {chance:.2f} by chance. A gene that is low in a class comes last. "
+        f"{markers.top}; about {chance:.2f} by chance. A gene that is low in a class comes last. "
         "Everything is in markers.csv."
     )
     return Section("Which genes speak for a class?", "", [Table(head, cells, caption, note)])
