@@ -57,7 +57,7 @@ def _summary(results: CompetingResults) -> Section:
     rarest, fewest = min(results.causes.items(), key=lambda item: item[1].events)
     box = precision_box(fewest.events, fewest.training_events)
     content.append(Box(box.title, f"The rarest event is {rarest}: {box.text}"))
-    counts = [f"{cause.events:,} had {name}" for name, cause in results.causes.items()]
+    counts = [f"{name} in {cause.events:,}" for name, cause in results.causes.items()]
     verdicts = [
         f"{_capital(name)}: {found}"
         for name, cause in results.causes.items()
@@ -65,8 +65,8 @@ def _summary(results: CompetingResults) -> Section:
     ]
     text = (
         f"A model for the risks of {_listed(list(results.causes))}, of which the first to come "
-        f"ends the follow-up, tested on {whole.persons:,} persons that it has never seen; "
-        f"{_listed(counts)} first. {' '.join(verdicts)}"
+        f"ends the follow-up, tested on {whole.persons:,} persons that it has never seen. The "
+        f"first event was {_listed(counts)}. {' '.join(verdicts)}"
     )
     return Section("In short", text.strip(), content, " ".join(whole.cautions) or None)
 
