@@ -158,11 +158,13 @@ def save_adapter(adapter: Any, folder: Path, *, base: str, base_folder: Path) ->
     Args:
         adapter: From `attach_lora`, not merged yet.
         folder: Made if needed.
-        base: Folder or Hub id of the encoder.
+        base: Folder or Hub id of the encoder, perhaps with `@` and its revision.
         base_folder: Where its files lie on this machine.
     """
     config = adapter.peft_config["default"]
-    config.base_model_name_or_path, config.revision = base, _revision(base_folder)
+    revision = _revision(base_folder)
+    name = base if revision is None else base.partition("@")[0]  # a path may have an @
+    config.base_model_name_or_path, config.revision = name, revision
     with _without_peft_warnings():
         # Without the flag PEFT asks the Hub for the base model's vocabulary.
         adapter.save_pretrained(str(folder), save_embedding_layers=False)

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fm_med.errors import InputError
 from fm_med.settings import changed_settings
 
-# Settings that may differ when a run is resumed: they change how long or how loudly it runs, or
-# the name of its folder.
+# Settings that may differ when a run is resumed: they change how long or how loudly it runs,
+# the name of its folder, or where its model goes.
 SAFE_TO_CHANGE = frozenset(
     {
         "resume",
@@ -17,6 +20,8 @@ SAFE_TO_CHANGE = frozenset(
         "num_epochs",
         "patience",
         "tracker",
+        "push_to_hub",
+        "hub_private",
         "keep_checkpoints",
         "checkpoint_every",
     }
@@ -34,6 +39,31 @@ def refuse_non_empty(folder: Path) -> None:
             f"output {folder} is not empty; "
             "choose another --output, or continue its run with --resume"
         )
+
+
+def take_pinned(folder: Path, settings: Any) -> None:
+    """Give a run that is resumed the very commits of Hub models that it began with.
+
+    A model `organisation/name` was written to `config.yaml` as `organisation/name@commit`, and an
+    open `..._revision` as a commit. A branch or tag is what it was at the first start.
+
+    Args:
+        folder: Of the run.
+        settings: Of the recipe; changed in place.
+    """
+    path = folder / "config.yaml"
+    saved = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    for field in dataclasses.fields(settings):
+        before, now = saved.get(field.name), getattr(settings, field.name)
+        if not isinstance(before, str) or not re.search(r"(^|@)[0-9a-f]{40}($|\+)", before):
+            continue
+        is_open = field.name.endswith("revision") and now is None
+        if is_open or (isinstance(now, str) and _unpinned(now) == _unpinned(before)):
+            setattr(settings, field.name, before)
+
+
+def _unpinned(name: str) -> str:
+    return re.sub(r"@[\w.-]+", "", name)
 
 
 def refuse_changes(folder: Path, settings: Any) -> None:

@@ -25,6 +25,7 @@ from fm_med.refusals import (
     refuse_changes,
     refuse_foreign_checkpoints,
     refuse_non_empty,
+    take_pinned,
     what_must_stay,
 )
 from fm_med.settings import save_settings
@@ -66,6 +67,7 @@ class Run:
         self._keep = 1
         self._resumes = resume
         if resume:
+            take_pinned(self.folder, settings)
             refuse_changes(self.folder, settings)
         else:
             refuse_non_empty(self.folder)

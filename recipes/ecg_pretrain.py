@@ -8,6 +8,7 @@ Without --cohort it runs on a simulated cohort with known truth, made on first u
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import (
@@ -72,6 +73,8 @@ class Config:
     prompts: str | None = setting(None, "zero-shot prompts: JSON file; default: by label set")
     probe_labels: PositiveInt = setting(150, "labelled persons of the linear probe")
     output: str = setting("runs/ecg_pretrain", "folder of the run")
+    push_to_hub: str | None = setting(None, "organisation/name or folder to push the model to")
+    hub_private: bool = setting(True, "only for the organisation's members")
     resume: bool = setting(False, "continue the run in --output")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "beside JSONL")
 
@@ -90,6 +93,7 @@ def main(config: Config) -> None:
     # ------------------------------------------------------------------------------- Data
     accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
     run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
+    hub.refuse_unpushable(config.push_to_hub)
     if config.streaming and config.shuffle_reports:
         raise InputError("--shuffle_reports needs all pairs at hand: leave out --streaming")
     cohort = streamed_pairs.open_source(config.cohort, config.subjects, config.streaming)
@@ -110,6 +114,8 @@ def main(config: Config) -> None:
         device_map=config.text_device_map,
         revision=config.text_revision,
     )
+    config.encoder = hub.pinned(config.encoder)
+    config.text_revision = store.encoder.files.revision or config.text_revision
     run.reads(cohort=cohort.fingerprint, text_encoder=store.encoder.key)
     train, validation, test = (
         streamed_pairs.read_split(cohort, split, store, config.text_source)
@@ -148,6 +154,7 @@ def main(config: Config) -> None:
             )
             run.say(f"{report.summary(metrics)}\nmodel {run.model_folder}, {run.report_folder}")
     run.finish()
+    hub.push_trained(run, config.push_to_hub, private=config.hub_private, cohort=cohort)
 
 
 def build(config: Config, train: "TrainingPairs", text_card: dict[str, Any]) -> "Pretraining":
@@ -209,6 +216,8 @@ def fit(
     run.say(f"{len(train)} pairs, {batches.batch_size} per step {where}, {steps} steps")
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
+    backward = partial(coupled_backward, loss=task.loss, row_loss=task.row_loss)
+    micro = config.micro_batch_size
     step, best = 0, {"step": 0, "validation_loss": float("inf")}
     if config.resume:
         step, best = run.resume(best)
@@ -219,15 +228,7 @@ def fit(
             batch = batches.at(step)
             inputs, targets = task.batch(batch, accelerator.device)
             meter.data_ready()
-            loss = coupled_backward(
-                accelerator,
-                model,
-                inputs,
-                targets,
-                loss=task.loss,
-                row_loss=task.row_loss,
-                micro_batch_size=config.micro_batch_size,
-            ).item()
+            loss = backward(accelerator, model, inputs, targets, micro_batch_size=micro).item()
             norm = optim.clip_gradients(accelerator, model, config.max_grad_norm)
             if not run.is_finite(loss, norm):
                 run.stop(step, best, loss=loss, norm=norm, records=batch.record_ids())

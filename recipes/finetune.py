@@ -92,6 +92,8 @@ class Config:
     horizons: list[float] | None = setting(None, "of risks, in the follow-up's unit; 1, 3, 5 years")
     save_adapter: bool = setting(False, "also keep the adapter alone, in model/adapter")
     output: str = setting("runs/finetune", "folder of the run")
+    push_to_hub: str | None = setting(None, "organisation/name or folder to push the model to")
+    hub_private: bool = setting(True, "only for the organisation's members")
     resume: bool = setting(False, "continue the run in --output")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = setting("none", "beside JSONL")
 
@@ -109,6 +111,7 @@ def main(config: Config) -> None:
     # ------------------------------------------------------------------------------- Data
     accelerator = distributed.accelerator(mixed_precision=config.mixed_precision)
     run = Run(config.output, config, accelerator, resume=config.resume, tracker=config.tracker)
+    hub.refuse_unpushable(config.push_to_hub)
     cohort = open_or_simulate(config.cohort, subjects=config.subjects)
     task = make_task(
         config.task, cohort, columns=config.target, loss=config.loss, time_unit=config.time_unit
@@ -118,6 +121,8 @@ def main(config: Config) -> None:
     split = finetuning.Split.of(examples, task, share=config.validation_share, seed=config.seed)
 
     # ------------------------------------------------------------------------------ Model
+    config.encoder = hub.pinned(config.encoder)
+    config.second_encoder = hub.pinned(config.second_encoder)
     start = hub.start_from(
         config.encoder,
         cohort.card,
@@ -172,6 +177,7 @@ def main(config: Config) -> None:
         )
         run.say(f"model {run.model_folder}, {run.report_folder}")
     run.finish()
+    hub.push_trained(run, config.push_to_hub, private=config.hub_private, cohort=cohort)
 
 
 def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:

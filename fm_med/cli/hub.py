@@ -1,10 +1,10 @@
-"""`fm-med push | pull | card`: share a model, fetch one, write its card."""
+"""`fm-med push | pull | card`: share a model, a cohort or a report, fetch one, write a card."""
 
 import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fm_med.cli.command import Command
 from fm_med.errors import InputError
@@ -12,6 +12,7 @@ from fm_med.settings import argument, setting
 
 if TYPE_CHECKING:
     from fm_med.cohort import Cohort
+    from fm_med.hub import Pushed
 
 _COHORT_HELP = "training cohort; default: the one named in the run's config.yaml"
 
@@ -20,8 +21,9 @@ _COHORT_HELP = "training cohort; default: the one named in the run's config.yaml
 class Push:
     """Settings of `fm-med push`."""
 
-    folder: str = argument("a run's model folder, or the adapter in it")
+    folder: str = argument("a run's model folder, or the adapter in it; a cohort, a report")
     name: str = argument("organisation/name on the Hub, or a folder (also file://)")
+    kind: Literal["model", "cohort", "report"] = setting("model", "what is in the folder")
     revision: str | None = setting(None, "branch on the Hub; default: the main one")
     private: bool = setting(False, "only for those who may; so it is without --public, too")
     public: bool = setting(False, "everybody may read it")
@@ -29,6 +31,7 @@ class Push:
     base: str | None = setting(None, "organisation/name[@revision] of an adapter's encoder")
     license: str | None = setting(None, "of the model, for its card, for example apache-2.0")
     text_model: bool = setting(False, "publish the text model, too: it holds words of reports")
+    i_have_permission: bool = setting(False, "of a cohort: these patients' data may go there")
     json: bool = setting(False, "print the result as JSON")
 
 
@@ -38,6 +41,7 @@ class Pull:
 
     name: str = argument("organisation/name on the Hub, or a folder (also file://)")
     folder: str = argument("the new folder")
+    kind: Literal["model", "cohort"] = setting("model", "what is fetched")
     revision: str | None = setting(None, "branch, tag or commit")
     json: bool = setting(False, "print the result as JSON")
 
@@ -53,19 +57,62 @@ class Card:
 
 
 def push(settings: Push) -> None:
-    """Share a model."""
+    """Share a model, a cohort or a report."""
     if settings.private and settings.public:
         raise InputError("--private and --public exclude each other")
+    if settings.i_have_permission and settings.kind != "cohort":
+        raise InputError("--i_have_permission is for --kind cohort; nothing else holds patients")
+    done = _push_other(settings) if settings.kind != "model" else _push_model(settings)
+    if settings.json:
+        print(json.dumps(asdict(done)))
+        return
+    commit = f", commit {done.commit}" if done.commit else ""
+    what = f"{done.files} files" if done.changed else "nothing new"
+    print(f"{done.where}: {what}{commit}")
+    if done.left_out and settings.kind != "model":
+        print(f"left out, as told of single patients or this machine: {', '.join(done.left_out)}")
+    elif done.left_out:
+        print(
+            f"left out: {', '.join(done.left_out)} (its encoder is known by a local folder only; "
+            "push the encoder and name it with --base)"
+        )
+
+
+def _push_other(settings: Push) -> "Pushed":
+    """Share a cohort or a report."""
+    from fm_med import hub
+
+    folder, where = Path(settings.folder), settings.name
+    if settings.kind == "cohort":
+        return hub.push_cohort(
+            folder,
+            where,
+            permitted=settings.i_have_permission,
+            public=settings.public,
+            revision=settings.revision,
+        )
+    cohort = training_cohort(folder, settings.cohort)
+    _warn_without(cohort)
+    return hub.push_report(
+        folder, where, cohort=cohort, public=settings.public, revision=settings.revision
+    )
+
+
+def _warn_without(cohort: "Cohort | None") -> None:
+    if cohort is None:
+        print(
+            "warning: without --cohort the ids and reports of the cohort cannot be searched for",
+            file=sys.stderr,
+        )
+
+
+def _push_model(settings: Push) -> "Pushed":
+    """Share a model."""
     from fm_med import hub
 
     cohort = training_cohort(Path(settings.folder), settings.cohort)
-    if cohort is None:
-        print(
-            "warning: without --cohort the ids and reports of the training cohort cannot be "
-            "searched for",
-            file=sys.stderr,
-        )
-    done = hub.push(
+    _warn_without(cohort)
+    return hub.push(
         Path(settings.folder),
         settings.name,
         revision=settings.revision,
@@ -75,24 +122,14 @@ def push(settings: Push) -> None:
         license=settings.license,
         text_model=settings.text_model,
     )
-    if settings.json:
-        print(json.dumps(asdict(done)))
-        return
-    commit = f", commit {done.commit}" if done.commit else ""
-    what = f"{done.files} files" if done.changed else "nothing new"
-    print(f"{done.where}: {what}{commit}")
-    if done.left_out:
-        print(
-            f"left out: {', '.join(done.left_out)} (its encoder is known by a local folder only; "
-            "push the encoder and name it with --base)"
-        )
 
 
 def pull(settings: Pull) -> None:
-    """Fetch a model into a folder."""
+    """Fetch a model or a cohort into a folder."""
     from fm_med import hub
 
-    commit = hub.pull(settings.name, Path(settings.folder), revision=settings.revision)
+    fetch = hub.pull_cohort if settings.kind == "cohort" else hub.pull
+    commit = fetch(settings.name, Path(settings.folder), revision=settings.revision)
     if settings.json:
         print(json.dumps({"folder": settings.folder, "commit": commit}))
     else:
@@ -140,7 +177,7 @@ def training_cohort(folder: Path, named: str | None) -> "Cohort | None":
 
 
 HUB_COMMANDS = {
-    "push": Command(Push, push, "share a model on the Hub or in a folder"),
-    "pull": Command(Pull, pull, "fetch a model from the Hub or from a folder"),
+    "push": Command(Push, push, "share a model, a cohort or a report"),
+    "pull": Command(Pull, pull, "fetch a model or a cohort"),
     "card": Command(Card, card, "write a model's card"),
 }

@@ -58,6 +58,7 @@ class Facts:
         cohort: The training cohort; None where it is not at hand.
         license: Of the model.
         base: Name of the encoder on the Hub that training began with; None for none or a local one.
+        base_revision: Its commit, branch or tag, where known.
         has_text_model: Whether the text model travels along.
         is_adapter: Whether the weights are an adapter alone.
     """
@@ -74,6 +75,7 @@ class Facts:
     cohort: Cohort | None
     license: str
     base: str | None
+    base_revision: str | None = None
     has_text_model: bool = False
     is_adapter: bool = False
 
@@ -113,7 +115,7 @@ def read_facts(
     details = _json(folder / "task.json")
     started = base or adapter.get("base_model_name_or_path")
     started = started or details.get("training", {}).get("encoder") or settings.get("encoder")
-    started = str(started or "").partition("@")[0]
+    started, _, revision = str(started or "").partition("@")
     is_hub = "/" in started and not is_local(started)
     return Facts(
         name=name.rsplit("/", 1)[-1],
@@ -124,10 +126,11 @@ def read_facts(
         alignment=_json(folder / "alignment" / "config.json"),
         settings=settings or {},
         environment=_json(run / "env.json") if in_run else {},
-        results=list(_leaves(metrics)),
+        results=list(leaves_of(metrics)),
         cohort=cohort,
         license=license or "unknown",
         base=started if is_hub else None,
+        base_revision=(revision or adapter.get("revision")) if is_hub else None,
         has_text_model=(folder / "text_model").is_dir(),
         is_adapter=bool(adapter),
     )
@@ -138,12 +141,12 @@ def _json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+def leaves_of(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Leaf]:
     """Yield the defined results on enough persons, but those of single labels and groups."""
     for name, child in node.items():
         if not isinstance(child, Mapping) or name.startswith(("per_", "subgroup")):
             continue
         if "value" not in child:
-            yield from _leaves(child, (*path, name))
+            yield from leaves_of(child, (*path, name))
         elif child["value"] is not None and child.get("n", 0) >= MINIMUM:
             yield Leaf((*path, name), child["value"], child["low"], child["high"], child["n"])

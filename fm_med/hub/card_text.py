@@ -1,11 +1,11 @@
 """The readable part of a model's card."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from fm_med.hub.card_facts import Facts, Leaf
+from fm_med.hub.card_facts import Facts
+from fm_med.hub.card_results import calibration, results, table
 from fm_med.hub.cohort_facts import cohort_facts
 from fm_med.hub.staging import is_local
 from fm_med.survival.subgroups import MINIMUM
@@ -24,6 +24,7 @@ _TASKS = {
 }
 # Where things lay, and what belongs to the machine rather than to the training.
 _NO_SETTINGS = {"cohort", "output", "resume", "tracker", "config", "prompts", "subjects"}
+_NO_SETTINGS |= {"push_to_hub", "hub_private"}
 
 
 def page(facts: Facts) -> str:
@@ -32,7 +33,9 @@ def page(facts: Facts) -> str:
         "Intended use": _use(facts),
         "Input": _input(facts),
         "Training data": _data(facts),
-        "Results": _results(facts),
+        "Results": results(facts.results)
+        or ["Not stated: the run's results were not at hand when this card was written."],
+        "Calibration": calibration(facts.results),
         "Training": _training(facts),
         "Limits": _limits(facts),
         "How to use": _how(facts),
@@ -42,12 +45,6 @@ def page(facts: Facts) -> str:
         if content:
             lines += [f"## {title}", "", *content, ""]
     return "\n".join(lines)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _what(facts: Facts) -> str:
@@ -126,35 +123,12 @@ def _data(facts: Facts) -> Lines:
     return lines
 
 
-def _results(facts: Facts) -> Lines:
-    if not facts.results:
-        return ["Not stated: the run's results were not at hand when this card was written."]
-    groups: dict[str, list[Leaf]] = {"model": [], "baselines": [], "difference": []}
-    for leaf in facts.results:
-        group = "baselines" if leaf.is_control else "model"
-        groups["difference" if "difference" in leaf.path else group].append(leaf)
-    titles = {
-        "model": "",
-        "baselines": "What it has to beat, on the same persons:",
-        "difference": "Difference to these (model minus baseline, paired):",
-    }
-    lines: Lines = ["Value with its 95 % interval; N persons, whole persons resampled."]
-    for group, leaves in groups.items():
-        rows = [(_plain(leaf, group), str(leaf), f"{leaf.n:,}") for leaf in leaves]
-        if rows:
-            lines += ["", *([titles[group], ""] if titles[group] else [])]
-            lines += table(("", "value (95 % interval)", "N"), rows)
-    return lines
-
-
-def _plain(leaf: Leaf, group: str) -> str:
-    return " ".join(part for part in leaf.path if part != group).replace("_", " ")
-
-
 def _training(facts: Facts) -> Lines:
     lines: Lines = []
     if facts.base:
-        lines.append(f"- Began with: `{facts.base}`")
+        revision = f", revision {facts.base_revision}" if facts.base_revision else ""
+        lines.append(f"- Began with: `{facts.base}`{revision}")
+        lines.append(f"- Licence of it: {_license_of(facts.base, facts.base_revision)}")
     training = facts.details.get("training", {})
     if "peft" in training:
         lines.append(f"- Weights trained: {training['peft']}")

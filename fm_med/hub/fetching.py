@@ -84,12 +84,12 @@ def pull(name: str, folder: Path, *, revision: str | None = None) -> str:
     with atomic_folder(folder) as temporary:
         for entry in names:
             (temporary / entry).parent.mkdir(parents=True, exist_ok=True)
-            _refuse_damage(source / entry, name)
+            refuse_damage(source / entry, name)
             shutil.copyfile(source / entry, temporary / entry)
     return commit
 
 
-def _refuse_damage(path: Path, name: str) -> None:
+def refuse_damage(path: Path, name: str) -> None:
     """Compare a file of the cache with the hash that the Hub gave for it, which is its name."""
     blob = path.resolve()
     if not path.is_symlink() or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name):

@@ -264,6 +264,10 @@ def _whole(model_class: Any, folder: Path, dtype: torch.dtype = torch.float32) -
 def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """Return the local folder of a model, downloading it first when it is a Hub id.
 
+    Args:
+        name_or_path: Of the Hub also with a revision, `organisation/name@revision`.
+        revision: Branch, tag or commit on the Hub.
+
     Raises:
         InputError: Neither a folder nor a model that the Hub or its cache can give.
     """
@@ -272,10 +276,11 @@ def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Pa
         if not folder.is_dir():
             raise InputError(f"there is no folder {name_or_path}")
         return folder
+    name, _, stated = str(name_or_path).partition("@")
     try:
-        return download(str(name_or_path), revision=revision)
+        return download(name, revision=revision or stated or None)
     except InputError as error:
-        reason = str(error).removeprefix(f"{name_or_path}: ")
+        reason = str(error).removeprefix(f"{name}: ")
         encoders = [name for modality in MODALITIES.values() for name in modality.encoders]
         raise InputError(
             f"{name_or_path} is no encoder ({', '.join(encoders)}), no folder, and no model that "

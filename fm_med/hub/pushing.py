@@ -1,50 +1,22 @@
 """Push a model to the Hub, or to a shared folder, in one piece."""
 
-import os
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import get_token
 
-from fm_med.atomic import atomic_file, atomic_folder
+from fm_med.atomic import atomic_file
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.hub.card import has_card, model_card
-from fm_med.hub.fetching import endpoint, folder_named, told
+from fm_med.hub.fetching import folder_named, told
 from fm_med.hub.guard import ALLOWED, TEXT_MODEL, Source, model_files, refuse_traces
 from fm_med.hub.staging import set_bases, without_paths
 from fm_med.hub.traces import Traces
+from fm_med.hub.uploading import Content, Pushed, upload
 
 CARD = "README.md"
-_PATIENCE = 5  # times that a request is repeated when the Hub asks to slow down
-_LONGEST_WAIT = 310.0  # seconds; the Hub counts in windows of five minutes
-
-Files = Mapping[str, Source]
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What a push has done.
-
-    Attributes:
-        where: Address of the repository, or the folder.
-        commit: The commit that holds the model; "" in a folder.
-        changed: False where everything was there already.
-        files: Number of files.
-        left_out: Folders of the model that did not go along.
-    """
-
-    where: str
-    commit: str
-    changed: bool
-    files: int
-    left_out: tuple[str, ...] = ()
+MODEL = Content("a model", "model", lambda name: name in ALLOWED)
 
 
 def push(
@@ -103,10 +75,7 @@ def push(
     refuse_traces(folder, files, Traces.of(cohort, secrets=[token] if token else []))
     with told(name):
         complete = set_bases(files, base, target=target)
-        if target is None:
-            pushed = _to_hub(complete, name, revision=revision, public=public)
-        else:
-            pushed = _to_folder(complete, target)
+        pushed = upload(complete, name, MODEL, revision=revision, public=public)
     if is_new:
         with atomic_file(folder / CARD) as temporary:
             temporary.write_bytes(_content(files[CARD]))
@@ -121,88 +90,3 @@ def _title(name: str, target: Path | None) -> str:
 
 def _content(source: Source) -> bytes:
     return source.read_bytes() if isinstance(source, Path) else source
-
-
-# ------------------------------------------------------------------------------------ The Hub
-
-
-def _to_hub(files: Files, name: str, *, revision: str | None, public: bool) -> Pushed:
-    """Send large files, then make one commit; until then nobody sees anything of it."""
-    api = HfApi()
-    patiently(lambda: api.create_repo(name, private=not public, exist_ok=True))
-    info = patiently(lambda: api.model_info(name))
-    if bool(info.private) == public:
-        is_now, flag = ("private", "leave out --public") if public else ("public", "say --public")
-        raise InputError(f"{name} exists and is {is_now}: {flag}, or change it on its page")
-    branch = revision or "main"
-    refs = patiently(lambda: api.list_repo_refs(name))
-    heads = {ref.name: ref.target_commit for ref in refs.branches}
-    head = heads.get(branch, str(info.sha))
-    there = patiently(lambda: api.list_repo_files(name, revision=head))
-    additions = [CommitOperationAdd(path, source) for path, source in sorted(files.items())]
-    stale = sorted((set(there) & ALLOWED) - set(files))
-    deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
-    start = branch if branch in heads else "main"
-    patiently(lambda: api.preupload_lfs_files(name, additions, revision=start, free_memory=False))
-    if branch not in heads:  # only now, so that a cut upload leaves no branch behind
-        patiently(lambda: api.create_branch(name, branch=branch, revision=head))
-    done = patiently(
-        lambda: api.create_commit(
-            name,
-            [*additions, *deletions],
-            commit_message="Push with fm-med",
-            parent_commit=head,
-            revision=branch,
-        )
-    )
-    where = f"{endpoint()}/{name}"
-    return Pushed(where, str(done.oid), changed=done.oid != head, files=len(files))
-
-
-def patiently(request: Callable[[], Result]) -> Result:
-    """Make a request to the Hub, again after a while when it asks to slow down (429)."""
-    for attempt in range(_PATIENCE):
-        try:
-            return request()
-        except HfHubHTTPError as error:
-            response = error.response
-            if response is None or response.status_code != 429:
-                raise
-            asked = response.headers.get("Retry-After", "")
-            wait = float(asked) if asked.isdecimal() else 2.0**attempt
-            time.sleep(min(wait, _LONGEST_WAIT))
-    return request()
-
-
-# --------------------------------------------------------------------------------- A shared folder
-
-
-def _to_folder(files: Files, target: Path) -> Pushed:
-    """Write a model as a folder; an older one there is replaced whole."""
-    present = sorted(target.rglob("*")) if target.is_dir() else []
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file")
-    old = {path.relative_to(target).as_posix(): path for path in present if not path.is_dir()}
-    foreign = sorted(set(old) - ALLOWED)
-    if foreign:
-        raise InputError(f"{target} holds something else than a model ({foreign[0]}); not replaced")
-    if set(old) == set(files) and all(
-        old[entry].read_bytes() == _content(source) for entry, source in files.items()
-    ):
-        return Pushed(str(target), "", changed=False, files=len(files))
-    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(target) as temporary:
-            for entry, source in files.items():
-                path = temporary / entry
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(_content(source))
-            if target.is_dir():
-                target.rename(aside)
-    except OSError as error:
-        if aside.is_dir():
-            aside.rename(target)
-        raise InputError(f"{target} cannot be written: {error}") from None
-    shutil.rmtree(aside, ignore_errors=True)
-    return Pushed(str(target), "", changed=True, files=len(files))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fm_med.cohort import Cohort
+from fm_med.streamed_pairs import TRAIN, StreamedCohort
 
 _SHORTEST, _WINDOW = 4, 6  # words of a report that are told from everyday language
 _TOKEN = re.compile(r"[\w][\w.\-/]*")
@@ -68,10 +69,12 @@ class Traces:
             return cls(secrets=tuple(secrets))
         ids: set[str] = set()
         reports: set[str] = set()
-        for split, table in cohort.splits.items():
+        is_streamed = isinstance(cohort, StreamedCohort)  # its training split is not at hand
+        columns = next(iter(cohort.splits.values())).column_names
+        for split in [*cohort.splits, *([TRAIN] if is_streamed else [])]:
             for column in ("subject_id", "record_id"):
                 ids |= {text for text in cohort.column(split, column) if text}
-            if "report" in table.column_names:
+            if "report" in columns:
                 reports |= {text for text in cohort.column(split, "report") if text}
         ids |= {Path(text).stem for text in ids if "/" in text}
         short = {text for text in ids if _is_short(text)}
