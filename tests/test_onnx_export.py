@@ -20,6 +20,7 @@ from fm_med.errors import InputError
 from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.fusion.processor import FusionProcessor
 from fm_med.hub import LoadedModel
+from fm_med.onnx_export import exporting
 from fm_med.tabular.lstm_attention import LstmAttentionConfig, LstmAttentionModel
 from fm_med.tabular.processor import TableProcessor
 
@@ -143,7 +144,7 @@ def test_a_fusion_knows_absent_rows(place):
 
 @needs_onnx
 def test_what_does_not_agree_is_not_written(folder, place, monkeypatch):
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(RuntimeError, match="differs from the model by"):
         onnx_export.export(fm_med.load(folder), place / "wrong.onnx")
     assert not list(place.glob("*wrong*"))
@@ -153,7 +154,7 @@ def test_what_does_not_agree_is_not_written(folder, place, monkeypatch):
 
 
 def test_without_onnx_it_says_what_to_install(folder, place, monkeypatch, capsys):
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     assert main(["export", str(folder), str(place / "x.onnx")]) == 2
     error = capsys.readouterr().err
     assert error == "error: export needs onnx and onnxscript: pip install 'fm-med[onnx]'\n"

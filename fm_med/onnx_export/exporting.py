@@ -1,8 +1,4 @@
-"""Write a model as ONNX, with all that must be done around it told in words and numbers.
-
-The graph is encoder and head. What the processor does before it and what turns its output into
-risks after it are no part of it: they are written beside it as JSON, and into its metadata.
-"""
+"""Write the graph of a model as ONNX, and prove that it predicts the same."""
 
 import json
 import logging
@@ -22,17 +18,13 @@ from transformers import PreTrainedModel
 
 from fm_med.atomic import atomic_file
 from fm_med.errors import InputError
-from fm_med.fusion.naming import JOINT, PARTS, PRESENT, named_for
 from fm_med.hub import LoadedModel
-from fm_med.modalities import modality_of, modality_of_encoder
+from fm_med.onnx_export.description import describe
+from fm_med.onnx_export.inputs import CLINICAL, Arrays, example_inputs, free_axes, outputs_of
 from fm_med.quiet import quietly
 
 TOLERANCE = 1e-4
-FORMAT = 1
-POOLED, CLINICAL = "pooler_output", "clinical"
 _EXPORTED, _CHECKED = 4, (1, 7)  # rows
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ def export(model: LoadedModel, path: Path) -> Exported:
         raise InputError(f"export needs {' and '.join(missing)}: pip install 'fm-med[onnx]'")
     example = example_inputs(model, _EXPORTED, seed=0)
     graph = _Graph(model.encoder, model.head, list(example)).eval()
-    program = _program(graph, example, _outputs(model), _free_axes(model), model.folder)
+    program = _program(graph, example, outputs_of(model), free_axes(model), model.folder)
     described = describe(model, example, _used_inputs(program))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary, _silence():
@@ -114,44 +106,6 @@ def export(model: LoadedModel, path: Path) -> Exported:
     with atomic_file(beside) as temporary:
         temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return Exported(path, beside, difference)
-
-
-# ----------------------------------------------------------------------------------- Graph
-
-
-def example_inputs(model: LoadedModel, rows: int, *, seed: int) -> Arrays:
-    """Return made-up inputs, masks and clinical covariates included."""
-    name = modality_of_encoder(model.encoder).name
-    rng = np.random.default_rng(seed)
-    made: Arrays = {}
-    if JOINT in name:
-        for place, part in zip(PARTS, name.split(JOINT)):
-            shown = np.arange(rows) % 3 != PARTS.index(place)
-            own = _of_room(part, getattr(model.processor, place), rows, seed)
-            made |= named_for(place, {PRESENT: shown, **own})
-    else:
-        made = _of_room(name, model.processor, rows, seed)
-    if model.coding:
-        filled = np.array([covariate.fill for covariate in model.coding])
-        drawn = filled + rng.normal(size=(rows, len(filled)))
-        made[CLINICAL] = drawn.astype(np.float32)
-    return made
-
-
-def _of_room(modality: str, processor: Any, rows: int, seed: int) -> Arrays:
-    describing = modality_of(modality).describing
-    assert describing is not None  # every room has it
-    return describing.example(processor, rows, seed)
-
-
-def _outputs(model: LoadedModel) -> list[str]:
-    return [POOLED, *([model.head.config.output_name] if model.head is not None else [])]
-
-
-def _free_axes(model: LoadedModel) -> dict[int, str]:
-    """Return the axes of any length: rows, and of a table with visits the visits."""
-    visits = bool(getattr(model.processor, "visits", False))
-    return {0: "rows", 1: "visits"} if visits else {0: "rows"}
 
 
 def _program(
@@ -230,83 +184,3 @@ def _difference(file: Path, graph: _Graph, model: LoadedModel) -> float:
     if largest > TOLERANCE:
         raise RuntimeError(f"the ONNX file differs from the model by {largest:g}")
     return largest
-
-
-# ----------------------------------------------------------------------------- Description
-
-
-def describe(model: LoadedModel, example: Arrays, used: Sequence[str]) -> dict[str, Any]:
-    """Return all that a user of the file must know, as JSON values.
-
-    Args:
-        model: The model.
-        example: Its inputs.
-        used: Names of the inputs that the graph has; others have no influence.
-    """
-    axes = _free_axes(model)
-    details = {k: v for k, v in model.details.items() if k not in ("reference", "training")}
-    return {
-        "format": FORMAT,
-        "fm_med": metadata.version("fm-med"),
-        "notice": "Not a medical device. Research use only.",
-        "modality": modality_of_encoder(model.encoder).name,
-        "encoder": str(model.encoder.config.model_type),
-        "inputs": [
-            {
-                "name": name,
-                "type": str(value.dtype),
-                "shape": [
-                    axes.get(k, n) if name != CLINICAL or k == 0 else n
-                    for k, n in enumerate(value.shape)
-                ],
-            }
-            for name, value in example.items()
-            if name in used
-        ],
-        "outputs": _outputs(model),
-        "before": _before(model),
-        "after": _after(model),
-        "processor": model.processor.to_dict(),
-        "model": details,
-    }
-
-
-def _before(model: LoadedModel) -> list[str]:
-    """Return the steps from rows to inputs."""
-    name, steps = modality_of_encoder(model.encoder).name, []
-    if JOINT in name:
-        for place, part in zip(PARTS, name.split(JOINT)):
-            room = modality_of(part).describing
-            assert room is not None  # every room has it
-            own = room.steps(getattr(model.processor, place))
-            steps += [f"{place} ({part}): {step}" for step in own]
-            steps.append(f"{place}_{PRESENT}: true in rows that have {part}; else zeros.")
-    else:
-        room = modality_of(name).describing
-        assert room is not None
-        steps = room.steps(model.processor)
-    if model.coding:
-        fills = ", ".join(f"{one.name} ({one.kind}, {one.fill:g})" for one in model.coding)
-        steps.append(
-            f"{CLINICAL}: float32 (rows, {len(model.coding)}), not standardised; in this order "
-            f"with the value for a missing one: {fills}; sex is female 0, male 1; yes/no is 1/0."
-        )
-    return steps
-
-
-def _after(model: LoadedModel) -> list[str]:
-    """Return what the outputs mean."""
-    meaning = [f"{POOLED}: pooled features of the encoder."]
-    if model.task is None or model.head is None:
-        return meaning
-    name = model.head.config.output_name
-    means = {
-        "survival": "f; the risk at time t is 1 - exp(-h(t) exp(f - centre)), where h is the last "
-        "relative_hazard whose time is not after t (0 before the first); both lists, centre and "
-        "follow_up, beyond which there is no risk, are in model.baseline",
-        "multilabel": f"a sigmoid gives the probability of each of {list(model.task.classes)}; "
-        "thresholds in model.thresholds",
-        "classification": f"a softmax gives the probabilities of {list(model.task.classes)}",
-        "regression": "times task.scale plus task.mean, both in `model`, is the number",
-    }
-    return [*meaning, f"{name}: {means.get(model.task.name, 'see the task in `model`')}."]

@@ -1,0 +1,11 @@
+"""A model as ONNX, with all that must be done around it told in words and numbers.
+
+The graph is encoder and head. What the processor does before it and what turns its output into
+risks after it are no part of it: they are written beside it as JSON, and into its metadata.
+"""
+
+from fm_med.onnx_export.description import describe
+from fm_med.onnx_export.exporting import TOLERANCE, Exported, export
+from fm_med.onnx_export.inputs import example_inputs
+
+__all__ = ["TOLERANCE", "Exported", "describe", "example_inputs", "export"]
