@@ -92,8 +92,8 @@ class TracingReader:
         self, path: Path, tracings: Any, rows: list[int | None]
     ) -> Iterator[Recording | InputError]:
         """Read a few rows that are close to each other; one that is damaged spoils no other."""
-        if rows[0] is None:
-            yield RecordError(f"{path}: has no tracing of this exam")
+        if rows[0] is None or tracings is None:
+            yield from [RecordError(f"{path}: has no tracing of this exam")] * len(rows)
             return
         known = [row for row in rows if row is not None]
         first, last = min(known), max(known)
