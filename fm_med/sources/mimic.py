@@ -91,7 +91,7 @@ def _card(names: set[str], follow_up_unit: str | None) -> CohortCard:
     columns = {
         "report": "statements of the recording machine, one sentence each",
         "age": "years: anchor_age moved to the year of recording; 91 stands for above 89",
-        "time": "follow-up by the user's own table of outcomes; null without",
+        "time": "by the user's own table of outcomes; of people, that of their first recording",
         "ecg_time": "time of recording, shifted by years for each person by the publisher",
     }
     columns |= {
