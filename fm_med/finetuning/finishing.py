@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from fm_med.errors import InputError
 from fm_med.examples import Examples
+from fm_med.finetuning.centring import centre_parts
 from fm_med.finetuning.encoding import encode_rows
 from fm_med.finetuning.linear import fit_head
 from fm_med.finetuning.results import Prediction
@@ -201,6 +202,7 @@ def finish(
         notes = refit(tuning, features, None, head)
     elif refit_head and not tuning.predictor.head.config.hidden:
         held_out = pooled_features(tuning, tuning.validation, accelerator, cache)
+        centre_parts(tuning, features, held_out)
         notes = refit(tuning, features, held_out, head)
     training = _prediction(tuning, tuning.train, features)
     return Finetuned(tuning, training, notes, accelerator, cache, adapter)

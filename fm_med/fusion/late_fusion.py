@@ -144,6 +144,11 @@ class LateFusionModel(PreTrainedModel):
             init.zeros_(module.mean)
             init.ones_(module.scale)
 
+    def place_of(self, part: str) -> tuple[slice, int]:
+        """Return where the pooled output holds a part's features, and whether it is there."""
+        first, both = self.first.config.pooled_size, self.config.pooled_size - len(PARTS)
+        return (slice(0, first), both) if part == "first" else (slice(first, both), both + 1)
+
     def trained_in_full(self) -> list[nn.Module]:
         """Return the encoders that are trained in full whatever is done with the other."""
         return [getattr(self, part) for part in self.new_parts]

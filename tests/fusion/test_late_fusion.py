@@ -1,5 +1,7 @@
 """Late fusion: what a row lacks counts for nothing, whatever is there instead."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from encoder_examples import EXAMPLES, build, inputs_of, pooled
@@ -7,7 +9,9 @@ from torch import nn
 
 from fm_med.ecg.dual_attention_paper import DualAttentionPaperModel
 from fm_med.errors import InputError
+from fm_med.finetuning.centring import centre_parts
 from fm_med.fusion.late_fusion import LateFusionConfig, LateFusionModel
+from fm_med.heads import prediction_head
 from fm_med.predictor import Predictor
 
 FIRST, SECOND = "dual_attention", "tabm"
@@ -131,6 +135,36 @@ def test_saved_outputs_are_standardised_over_the_rows_given():
     torch.testing.assert_close(found.mean(0), torch.zeros(a), atol=1e-4, rtol=0)
     spread = found.std(0, correction=0)[varies]
     torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-3, rtol=0)
+
+
+def test_centred_parts_predict_as_before_whatever_is_there():
+    torch.manual_seed(0)
+    encoder = fused()
+    head = prediction_head(encoder, outputs=2, output_name="logits", squeeze=False)
+    with torch.no_grad():
+        for tensor in (*head.parameters(), head.features.mean):
+            tensor.normal_()
+        for tensor in (head.features.scale, encoder.first_scale.scale, encoder.first_scale.mean):
+            tensor.uniform_(0.5, 2.0)
+    predictor = Predictor(encoder, head).eval()
+    shown = [True, False, True, False, True, True]
+    inputs = both(first=shown, second=[not rows for rows in shown[:-1]] + [True])
+    others = both(seed=2, first=shown)
+    with torch.no_grad():
+        before = [predictor(**rows)["logits"] for rows in (inputs, others)]
+    features, held_out = (pooled(encoder, rows).numpy().copy() for rows in (inputs, others))
+    centre_parts(SimpleNamespace(predictor=predictor), features, held_out)
+    with torch.no_grad():
+        after = [predictor(**rows)["logits"] for rows in (inputs, others)]
+    for one, two in zip(before, after):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+    for rows, found in ((inputs, features), (others, held_out)):
+        torch.testing.assert_close(pooled(encoder, rows), torch.from_numpy(found))
+    for part in ("first", "second"):
+        columns, presence = encoder.place_of(part)
+        there = features[:, presence] > 0
+        assert abs(features[there, columns].mean(0)).max() < 1e-5
+        assert not features[~there, columns].any()
 
 
 def test_a_batch_norm_over_absent_rows_is_refused():
