@@ -130,9 +130,9 @@ class LoopbackHub:
     def repository(self, name, kind="models"):
         return self.repositories[kind, name]
 
-    def files(self, name, revision="main"):
+    def files(self, name, revision="main", kind="models"):
         """Return the files of a revision as {path: bytes}, without what every repository has."""
-        repository = self.repository(name)
+        repository = self.repository(name, kind)
         files = repository.commits[repository.resolve(revision)]
         return {path: b.content for path, b in files.items() if path != ".gitattributes"}
 
