@@ -69,9 +69,9 @@ class Traces:
             return cls(secrets=tuple(secrets))
         ids: set[str] = set()
         reports: set[str] = set()
-        is_streamed = isinstance(cohort, StreamedCohort)  # its training split is not at hand
+        streamed = {TRAIN} if isinstance(cohort, StreamedCohort) else set()  # perhaps not at hand
         columns = next(iter(cohort.splits.values())).column_names
-        for split in [*cohort.splits, *([TRAIN] if is_streamed else [])]:
+        for split in {*cohort.splits} | streamed:
             for column in ("subject_id", "record_id"):
                 ids |= {text for text in cohort.column(split, column) if text}
             if "report" in columns:

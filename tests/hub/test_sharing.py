@@ -12,6 +12,7 @@ from loopback_hub import LoopbackHub
 from fm_med import cli
 from fm_med.cohort import open_cohort
 from fm_med.cohort.card import read_card
+from fm_med.cohort.pieces import open_pieces
 from fm_med.errors import InputError
 from fm_med.hub import pull_cohort, push_cohort, push_report
 from fm_med.hub.card_facts import leaves_of
@@ -19,7 +20,7 @@ from fm_med.hub.card_results import calibration
 from fm_med.hub.report_sharing import aggregates
 from fm_med.hub.traces import Traces
 from fm_med.sources.simulated import make_simulated
-from fm_med.streamed_pairs import open_source
+from fm_med.streamed_pairs import StreamedCohort
 
 
 def leaf(value, n=500, low=None, high=None):
@@ -176,8 +177,11 @@ def test_a_cohort_that_is_not_whole_is_not_pulled(cohort, tmp_path):
 
 
 def test_persons_of_a_streamed_split_are_known_too(cohort):
-    here, streamed = (Traces.of(open_source(str(cohort), 0, streams)) for streams in (False, True))
-    assert here.ids == streamed.ids and set(here.reports) == set(streamed.reports)
+    whole = open_cohort(cohort)
+    rest = {split: table for split, table in whole.splits.items() if split != "train"}
+    streamed = StreamedCohort(cohort, whole.card, rest, open_pieces(cohort, "train"))
+    known, found = Traces.of(whole), Traces.of(streamed)
+    assert found.ids == known.ids and found.reports == known.reports
 
 
 # -------------------------------------------------------------------------------------- Reports
