@@ -205,3 +205,22 @@ def test_there_is_nothing_to_train(clinic, capsys, tmp_path):
         assert launch("finetune", *shared, "--peft", method) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error == f"error: --peft {method}: the encoder has no weights, use --peft none"
+
+
+def test_a_head_with_hidden_layers_learns_on_the_columns(clinic, tmp_path):
+    """Such a head needs the loop, and columns of one scale."""
+    shared = ("--encoder", "spline_basis", "--cohort", clinic, "--output", tmp_path / "run")
+    assert launch("finetune", *shared, "--head_hidden", "[4]", "--num_epochs", 2) == 0
+    model = fm_med.hub.load(tmp_path / "run" / "model")
+    train = model.embed(open_cohort(clinic).splits["train"])
+    scale = np.where(train.std(0) > 1e-6, train.std(0), 1)
+    np.testing.assert_allclose(model.head.features.scale, scale, rtol=1e-4)
+
+
+def test_a_saved_one_keeps_its_knots(clinic, fitted, tmp_path, capsys):
+    argv = ("--encoder", fitted.folder, "--cohort", clinic, "--output", tmp_path / "run")
+    assert launch("finetune", *argv) == 0
+    assert "peft none: the encoder has no weights" in capsys.readouterr().out
+    again = fm_med.hub.load(tmp_path / "run" / "model")
+    assert torch.equal(again.encoder.knots, fitted.encoder.knots)
+    assert torch.equal(again.head.output.weight, fitted.head.output.weight)
