@@ -3,20 +3,23 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import launch
 from transformers import AutoFeatureExtractor, BertConfig, BertForMaskedLM
 
 from fm_med import hub
-from fm_med.cohort import CohortCard
+from fm_med.cohort import CohortCard, open_cohort
 from fm_med.errors import InputError
 from fm_med.lora import attach_lora, check_adapter
 from fm_med.rna.hub_transformer import HubTransformerModel
 from fm_med.rna.rank_values import RankValueProcessor
 from fm_med.rna.storage import encode, expression_fields
+from fm_med.sources.matrix import SampleColumns, make_matrix
 
 GENES = [f"ENSG{number:011d}" for number in range(1, 13)]
 MEDIANS = {gene: 1.0 + place % 4 for place, gene in enumerate(GENES)}
@@ -218,3 +221,31 @@ def test_input_of_another_kind_is_refused(tmp_path):
         loaded.encoder(torch.zeros(1, 11, dtype=torch.long))
     with pytest.raises(InputError, match="has no setting 'pooling'"):
         hub.start_from(str(tmp_path), CARD, encoder_settings={"pooling": "skip"})
+
+
+def test_the_recipe_trains_adapters_and_the_model_predicts(tmp_path, monkeypatch):
+    monkeypatch.setenv("FM_MED_CACHE", str(tmp_path / "cache"))
+    checkpoint(tmp_path / "bert")
+    (tmp_path / "bert" / "gene_median_dictionary.json").rename(tmp_path / "bert" / "medians.txt")
+    raw = np.random.default_rng(0).poisson(4, (60, 12)) + 1
+    raw[::2, :3] += 20
+    frame = pd.DataFrame(raw, index=[f"s{row}" for row in range(60)], columns=GENES)
+    frame.rename_axis("sample").to_csv(tmp_path / "counts.csv")
+    described = pd.DataFrame({"sample": frame.index, "kind": ["high", "low"] * 30})
+    described.to_csv(tmp_path / "samples.csv", index=False)
+    cohort = make_matrix(
+        tmp_path / "counts.csv",
+        tmp_path / "cohort",
+        unit="counts",
+        columns=SampleColumns(sample="sample", classes=("kind",)),
+        table=tmp_path / "samples.csv",
+    )
+    argv = ("--task", "classification", "--cohort", cohort, "--encoder", tmp_path / "bert")
+    stated = ("--processor_settings", '{"medians": "medians.txt"}', "--peft", "lora")
+    short = ("--num_epochs", 2, "--per_device_batch_size", 16, "--output", tmp_path / "run")
+    assert launch("finetune", *argv, *stated, *short) == 0
+    model = hub.load(tmp_path / "run" / "model")
+    assert type(model.processor) is RankValueProcessor
+    table = open_cohort(cohort).splits["train"]
+    called = model.predict(table)["predicted"] == np.array(table["kind"].to_pylist())
+    assert called.mean() > 0.8
