@@ -166,7 +166,8 @@ def _length(processor: Any, seconds: np.ndarray) -> Difference:
         advice = f"{refused:.0%} are too short to be read; leave them out of the cohort"
     elif short > _SHORT_SHARE:
         advice = f"{short:.0%} are shorter and are filled with zeros; longer ones are better"
-    shown = f"{seconds.min():.3g} to {seconds.max():.3g} s"
+    ends = dict.fromkeys(f"{end:.3g}" for end in (seconds.min(), seconds.max()))
+    shown = f"{' to '.join(ends)} s"
     return judged("length the model reads", f"{processor.seconds:g} s", shown, advice)
 
 
