@@ -188,6 +188,9 @@ def load_adapter(encoder: PreTrainedModel, folder: Path, *, base_folder: Path) -
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    for name in (BASE_FILE, "adapter_model.safetensors"):  # PEFT would take a pickle instead
+        if not (folder / name).is_file():
+            raise InputError(f"the adapter in {folder} has no {name}; pickles are not read")
     stated = json.loads((folder / BASE_FILE).read_text())
     if stated["sha256"] != file_hash(base_folder / "model.safetensors"):
         raise InputError(f"the adapter in {folder} was trained on other weights than {base_folder}")

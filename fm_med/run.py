@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,7 @@ class Run:
         self._trained: dict[str, Any] = {}
         self._keep = 1
         self._resumes = resume
+        self._began = time.monotonic()
         if resume:
             take_pinned(self.folder, settings)
             refuse_changes(self.folder, settings)
@@ -250,7 +252,13 @@ class Run:
             tqdm.write(message)
 
     def finish(self) -> None:
-        """Close the trackers."""
+        """Note the time since the start in `env.json`, and close the trackers."""
+        path = self.folder / "env.json"
+        if self.accelerator.is_main_process and path.is_file():
+            minutes = round((time.monotonic() - self._began) / 60, 2)
+            values = json.loads(path.read_text()) | {"minutes": minutes}
+            with self.writing(str(path)), atomic_file(path) as temporary:
+                temporary.write_text(json.dumps(values, indent=1) + "\n")
         if self._tracker != "none":
             self.accelerator.end_training()
 

@@ -30,6 +30,7 @@ class Push:
     cohort: str | None = setting(None, f"{_COHORT_HELP}; searched for in what is pushed")
     base: str | None = setting(None, "organisation/name[@revision] of an adapter's encoder")
     license: str | None = setting(None, "of the model, for its card, for example apache-2.0")
+    evaluation: str | None = setting(None, "folder of the results for its card; or the run's own")
     text_model: bool = setting(False, "publish the text model, too: it holds words of reports")
     i_have_permission: bool = setting(False, "of a cohort: these patients' data may go there")
     json: bool = setting(False, "print the result as JSON")
@@ -53,6 +54,7 @@ class Card:
     folder: str = argument("a run's model folder, or the adapter in it")
     cohort: str | None = setting(None, f"{_COHORT_HELP}; the card shows its aggregates")
     license: str | None = setting(None, "of the model, for example apache-2.0")
+    evaluation: str | None = setting(None, "folder of the results; default: the run's report")
     replace: bool = setting(False, "an older card")
 
 
@@ -120,6 +122,7 @@ def _push_model(settings: Push) -> "Pushed":
         cohort=cohort,
         base=settings.base,
         license=settings.license,
+        evaluation=Path(settings.evaluation) if settings.evaluation else None,
         text_model=settings.text_model,
     )
 
@@ -145,6 +148,7 @@ def card(settings: Card) -> None:
         folder,
         cohort=training_cohort(folder, settings.cohort),
         license=settings.license,
+        evaluation=Path(settings.evaluation) if settings.evaluation else None,
         replace=settings.replace,
     )
     print(path)

@@ -4,6 +4,7 @@ Made from what lies in the model's folder and in its run's folder beside it. It 
 only, never a row, an id, a report or a path.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import yaml
 from fm_med.atomic import atomic_file
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
-from fm_med.hub.card_facts import Facts, Leaf, read_facts
+from fm_med.hub.card_facts import Facts, Leaf, leaves_of, read_facts
 from fm_med.hub.card_text import page
 from fm_med.hub.guard import Source, model_files
 
 CARD = "README.md"
 TASK_TYPES = {
     "survival": "survival-analysis",
+    "discrete_time": "survival-analysis",
+    "competing_risks": "survival-analysis",
     "multilabel": "multi-label-classification",
     "classification": "classification",
     "regression": "regression",
@@ -32,7 +35,12 @@ def has_card(files: Mapping[str, Source]) -> bool:
 
 
 def write_card(
-    folder: Path, *, cohort: Cohort | None = None, license: str | None = None, replace: bool = False
+    folder: Path,
+    *,
+    cohort: Cohort | None = None,
+    license: str | None = None,
+    evaluation: Path | None = None,
+    replace: bool = False,
 ) -> Path:
     """Write the card of a model's folder.
 
@@ -40,6 +48,7 @@ def write_card(
         folder: A run's `model` folder.
         cohort: The training cohort, for its aggregates.
         license: Of the model, an identifier of the Hub.
+        evaluation: Folder of the results to show; None: the run's own.
         replace: An older card.
 
     Raises:
@@ -51,7 +60,7 @@ def write_card(
         raise InputError(f"{path} exists; say --replace to write it anew")
     resolved = folder.resolve()
     name = resolved.parent.name if resolved.name in ("model", "adapter") else resolved.name
-    text = model_card(folder, name=name, cohort=cohort, license=license)
+    text = model_card(folder, name=name, cohort=cohort, license=license, evaluation=evaluation)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -64,6 +73,7 @@ def model_card(
     cohort: Cohort | None = None,
     license: str | None = None,
     base: str | None = None,
+    evaluation: Path | None = None,
 ) -> str:
     """Return the card as text: a YAML header for the Hub, a page for people.
 
@@ -74,8 +84,17 @@ def model_card(
         cohort: The training cohort, for its aggregates.
         license: Of the model, an identifier of the Hub; None: unknown.
         base: Name on the Hub of the encoder that an adapter belongs to.
+        evaluation: Folder of the results to show; None: the `report` of the run.
+
+    Raises:
+        InputError: `evaluation` has no `metrics.json`.
     """
     facts = read_facts(folder, name, cohort=cohort, license=license, base=base)
+    if evaluation is not None:
+        path = evaluation / "metrics.json"
+        if not path.is_file():
+            raise InputError(f"{evaluation} is no evaluation: it has no metrics.json")
+        facts.results = list(leaves_of(json.loads(path.read_text(encoding="utf-8"))))
     header = yaml.safe_dump(_header(facts), sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{header}---\n\n{page(facts)}"
 

@@ -18,6 +18,8 @@ _NO_DEVICE = (
 )
 _TASKS = {
     "survival": "predicts the risk of {target} (log-hazard, and the risk at {horizons})",
+    "discrete_time": "predicts the risk of {target} (hazards per interval; the risk at {horizons})",
+    "competing_risks": "predicts which of {number} events comes first: {target} (at {horizons})",
     "multilabel": "predicts the probability of each of {number} findings: {target}",
     "classification": "predicts one of {number} classes: {target}",
     "regression": "predicts the number {target}",
@@ -60,7 +62,8 @@ def _what(facts: Facts) -> str:
     unit = task.get("unit", "")
     horizons = ", ".join(f"{h:g} {unit}" for h in facts.details.get("horizons", []))
     target = ", ".join(classes) or ", ".join(task.get("columns", []))
-    event = (task.get("columns") or ["", target])[-1] if facts.task == "survival" else target
+    of_one_event = facts.task in ("survival", "discrete_time")
+    event = (task.get("columns") or ["", target])[-1] if of_one_event else target
     words = {"target": event, "horizons": horizons or "no horizon", "number": len(classes)}
     purpose = _TASKS.get(facts.task, "predicts {target}").format(**words)
     return f"{form} for {facts.modality} data that {purpose}."
@@ -141,6 +144,9 @@ def _training(facts: Facts) -> Lines:
         count = environment.get("num_processes", 1)
         lines.append(f"- Hardware: {count} process(es), {environment.get('device')}")
         lines.append(f"- Precision: {environment.get('mixed_precision')}")
+        if "minutes" in environment:
+            lines.append(f"- Time: {environment['minutes']:.0f} minutes since its last start")
+        lines.append("- Energy: not measured")
         versions = environment.get("versions", {})
         named = ", ".join(f"{name} {version}" for name, version in versions.items())
         lines.append(f"- Versions: Python {environment.get('python')}, {named}")
@@ -188,7 +194,7 @@ def _license_of(name: str, revision: str | None) -> str:
 
 def _limits(facts: Facts) -> Lines:
     lines = ["- Intervals tell of the persons tested, not of other hospitals, devices or years."]
-    if facts.task == "survival":
+    if facts.task in ("survival", "competing_risks"):
         lines.append(
             "- Risks hold for the baseline hazard of the training cohort; with few events they are "
             "uncertain even where the ranking is good."

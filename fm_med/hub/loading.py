@@ -244,12 +244,15 @@ def _whole(model_class: Any, folder: Path, dtype: torch.dtype = torch.float32) -
     """Load a model of which every weight is in the file and every weight of the file is used.
 
     Raises:
-        InputError: Weights are missing, foreign or of another shape, or the file is damaged.
+        InputError: Weights are missing, foreign or of another shape, or the file is damaged or
+            none of safetensors.
     """
+    if not (folder / "model.safetensors").is_file():
+        raise InputError(f"{folder} has no model.safetensors; pickled weights are not read")
     try:
         with quietly():
             model, found = model_class.from_pretrained(
-                folder, dtype=dtype, output_loading_info=True
+                folder, dtype=dtype, output_loading_info=True, use_safetensors=True
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -28,6 +28,7 @@ def push(
     cohort: Cohort | None = None,
     base: str | None = None,
     license: str | None = None,
+    evaluation: Path | None = None,
     text_model: bool = False,
 ) -> Pushed:
     """Share a saved model: all of its files in one commit, or none.
@@ -47,6 +48,7 @@ def push(
             `@revision`, where the adapter knows it by a local folder. The same weights must be
             there; its commit is pinned.
         license: Of the model, for a new card.
+        evaluation: Folder of the results that a new card shows; None: the run's own.
         text_model: Also publish `text_model/`, whose vocabulary holds words of the reports. To a
             private repository it always goes along.
 
@@ -68,7 +70,12 @@ def push(
     is_new = not has_card(files)
     if is_new:
         card = model_card(
-            folder, name=_title(name, target), cohort=cohort, license=license, base=base
+            folder,
+            name=_title(name, target),
+            cohort=cohort,
+            license=license,
+            base=base,
+            evaluation=evaluation,
         )
         files[CARD] = card.encode()
     token = get_token()

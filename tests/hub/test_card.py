@@ -165,3 +165,21 @@ def test_metrics_of_single_labels_stay_in_the_report(made, tmp_path):
     [result] = ModelCard(card).data.eval_results
     assert result.metric_value == 0.9 and "AFIB" not in card and "empty" not in card
     assert "| linear probe random macro auroc | 0.700 | 50 |" in card
+
+
+def test_calibration_and_time_are_on_the_card(made, tmp_path):
+    encoder = pretrained(tmp_path / "run")
+    environment = encoder.parent / "env.json"
+    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"minutes": 72.4}))
+    (tmp_path / "evaluated").mkdir()
+    leaf = {"value": 1.08, "low": 0.9, "high": 1.3, "n": 50}
+    metrics = json.dumps({"model": {"observed_expected_at_1_year": leaf}})
+    (tmp_path / "evaluated" / "metrics.json").write_text(metrics)
+    words = ["card", str(encoder), "--evaluation", str(tmp_path / "evaluated")]
+    assert cli.main(words) == 0
+    card = (encoder / "README.md").read_text()
+    assert "## Calibration" in card and "| 1 year | 1.080 (0.900 to 1.300) |" in card
+    assert "- Time: 72 minutes since its last start" in card and "- Energy: not measured" in card
+    with pytest.raises(InputError, match="is no evaluation: it has no metrics.json"):
+        write_card(encoder, evaluation=tmp_path, replace=True)
+    assert "## Calibration" not in model_card(made[1], name="x")

@@ -162,7 +162,7 @@ def test_the_folder_holds_encoder_head_task_and_baseline(risk, followed):
     predicted = model.predict(train)["log_hazard"]
     time = np.minimum(targets["time"], model.baseline.follow_up)
     hazard = model.baseline.cumulative(time) * np.exp(predicted)
-    assert hazard.sum() == pytest.approx(targets["event"].sum(), rel=0.05)
+    assert hazard.sum() == pytest.approx(targets["event"].sum(), rel=0.1)
     assert not set(targets["time"][targets["event"]]) & set(model.baseline.time)
 
 
