@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from forked import run
 from in_process import REPOSITORY, launch
 from joined_cohorts import joined
 
@@ -124,6 +125,25 @@ def test_two_frozen_encoders_share_their_features_between_the_folds(place, both,
     found = json.loads((place / "frozen" / "report" / "metrics.json").read_text())
     c = concordance_index(np.asarray(rows["time"]), np.asarray(rows["event"]), np.array(told))
     assert c == pytest.approx(found["model"]["c_index"]["value"], abs=1e-9)
+
+
+def test_two_processes_are_one_although_rows_lack_a_table(place, both, tmp_path):
+    """Few rows for each, of which one in five has a table: often one process has none."""
+    rare = joined(tmp_path / "rare", place / "fused-ecgs", leave_out=lambda k: k % 5 > 0)
+    settings = SMALL_TABLE | {"first": TINY, "modality_dropout": 0.0}
+    settings["second"] = settings["second"] | {"dropout": 0.0, "sampling": "none"}
+    argv = ("--cohort", rare.path, "--encoder", "dual_attention+tabm", "--dropout", 0)
+    argv = (*argv, "--encoder_settings", json.dumps(settings), "--num_epochs", 1)
+    losses = []
+    for number, size in ((1, 4), (2, 2)):
+        folder, log = tmp_path / str(number), tmp_path / "log"
+        more = ("--per_device_batch_size", size, "--output", folder)
+        ended = run(*argv, *more, log=log, processes=number, recipe="finetune")
+        assert ended == [0] * number, log.read_text()
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert len(losses[0]) > 10
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 def test_bad_names_are_refused_in_one_line(both, place, ecg_run, tmp_path, capsys):
