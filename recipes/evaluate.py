@@ -24,7 +24,7 @@ class Config:
     split: str = setting("test", "rows that are judged")
     horizons: list[float] | None = setting(None, "years of absolute risk: [1, 3, 5]")
     outcome: str = setting("the event", "what is predicted, in words, for the page")
-    umap: bool = setting(False, "draw embeddings of expression; the first time takes minutes")
+    umap: bool | None = setting(None, "draw embeddings of expression; default: up to 20,000 rows")
     device: str | None = setting(None, "cpu, cuda ...; default: an accelerator if there is one")
     output: str = setting("runs/evaluate", "folder of the report; must not hold one yet")
 

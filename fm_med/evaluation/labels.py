@@ -51,7 +51,7 @@ def evaluate_labels(
     split: str,
     what: str,
     threshold: float | None = None,
-    draw_map: bool = False,
+    draw_map: bool | None = None,
 ) -> Evaluation:
     """Evaluate a model of labels, classes or a number on a split of a cohort.
 
@@ -61,7 +61,7 @@ def evaluate_labels(
         split: To evaluate on.
         what: What is predicted, in words.
         threshold: Confidence below which a row is called no class; None calls every row.
-        draw_map: Draw the embeddings of expression by UMAP, which may take minutes.
+        draw_map: Draw the embeddings of expression by UMAP; None does unless there are very many.
 
     Raises:
         InputError: The cohort lacks a target column, or a row with a target.
@@ -102,7 +102,12 @@ class _More:
 
 
 def _more(
-    model: FittedModel, cohort: Cohort, judged: _Judged, *, threshold: float | None, draw_map: bool
+    model: FittedModel,
+    cohort: Cohort,
+    judged: _Judged,
+    *,
+    threshold: float | None,
+    draw_map: bool | None,
 ) -> _More:
     """Judge rejected rows and what only expression has; adds to the metrics."""
     task, test = model.task, judged.people.test

@@ -21,6 +21,7 @@ from fm_med.rna.storage import decode
 COMPONENTS = 50
 SHOWN_GENES = 5
 FEWEST_ROWS = 10  # for a map and clusters
+MAP_ROWS = 20_000  # UMAP takes minutes for more
 MODEL, COMPONENTS_NAME = "The model’s embedding", "Principal components of the expression"
 METHODS = {"gradient": "gradient × input", "attention": "attention × input"}
 
@@ -41,7 +42,7 @@ class Transcriptome:
 
 
 def describe_expression(
-    model: FittedModel, people: Participants, *, draw_map: bool
+    model: FittedModel, people: Participants, *, draw_map: bool | None
 ) -> Transcriptome:
     """Find marker genes and judge embeddings of a model of classes.
 
@@ -49,8 +50,10 @@ def describe_expression(
         model: Reads expression.
         people: Marker genes are sought in the training rows where there are some, as they explain
             what was learnt; embeddings are those of the evaluated rows.
-        draw_map: Draw embeddings by UMAP, whose first call compiles for minutes.
+        draw_map: Draw embeddings by UMAP, whose first call compiles for a while; None draws up to
+            `MAP_ROWS` rows.
     """
+    draw_map = len(people.test) <= MAP_ROWS if draw_map is None else draw_map
     sections: list[Section] = []
     metrics: dict[str, Any] = {}
     tables: dict[str, Mapping[str, np.ndarray]] = {}
