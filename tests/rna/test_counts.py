@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from fm_med.errors import InputError
-from fm_med.rna.counts import marker_genes, read_matrix
+from fm_med.rna.counts import marker_genes, neighbour_map, read_matrix
 from fm_med.rna.genes import align, clean_genes, read_lengths, read_map, translate
 
 GENES = [f"ENSG{index:011d}" for index in range(1, 9)]
@@ -145,3 +145,13 @@ def test_markers_are_the_genes_that_differ():
     expression[20:, 1] += 2
     found = marker_genes(expression, ["x"] * 20 + ["y"] * 20, list("abcde"), top=1)
     assert found == {"x": ["d"], "y": ["b"]}
+
+
+def test_a_map_keeps_neighbours_together():
+    label = np.repeat([0, 1], 15)
+    features = np.random.default_rng(0).normal(size=(30, 5)) + 20 * label[:, None]
+    places = neighbour_map(features)
+    assert places.shape == (30, 2) and np.array_equal(places, neighbour_map(features))
+    centres = np.stack([places[label == number].mean(0) for number in (0, 1)])
+    nearest = np.linalg.norm(places[:, None] - centres, axis=2).argmin(1)
+    assert (nearest == label).all()
