@@ -25,6 +25,7 @@ from fm_med.reference import (
     common_facts,
     describing,
     encoded,
+    kept_reference,
     one_per_person,
     parts,
     quantiles,
@@ -85,14 +86,33 @@ def compare(model: LoadedModel, cohort: Cohort) -> list[Difference]:
     ]
 
 
+def summed_up(model: LoadedModel, training: Cohort) -> dict[str, Any]:
+    """Return the aggregates of a training cohort that a model's folder does not keep.
+
+    Raises:
+        InputError: The model does not read the cohort.
+    """
+    _refuse_other(model, training)
+    split = "train" if "train" in training.splits else next(iter(training.splits))
+    rows = read_examples(training, None, splits=[split])
+    return kept_reference(rows, model.encoder, model.processor)
+
+
+def _refuse_other(model: LoadedModel, cohort: Cohort) -> None:
+    modality = modality_of(cohort.card.modality)
+    if not modality.reads(model.processor):
+        raise InputError(f"{cohort.path} holds {modality.name}, which {model.folder} does not read")
+
+
 def _persons(model: LoadedModel, reference: Reference, people: Examples) -> Difference:
-    known = model.details.get("training", {}).get("persons")
+    known = model.details.get("training", {}).get("persons") or reference.persons
     trained = f"{known:,} persons" if known else "not known"
     new = f"{len(people):,} persons"
     if not reference.persons:
         advice = (
-            "the model's folder keeps no aggregates of its training rows (made by an older version,"
-            " from few persons, or an encoder without a head): what the rows hold is not compared"
+            "the model's folder keeps no aggregates of its training rows (an older version, few "
+            "persons, or a pretrained encoder), so rows are not compared; name its training cohort "
+            "with --training if you have it"
         )
         return Difference("persons", trained, new, "unknown", advice)
     if len(people) < FEWEST_NEW:

@@ -1,6 +1,7 @@
 """compare-cohort: what differs is named, what does not is not, and nobody is given away."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from fitted_models import fitted, saved, small_cohort
 import fm_med
 from fm_med.cli import main
 from fm_med.cohort import open_cohort
-from fm_med.comparison import compare
+from fm_med.comparison import compare, summed_up
 from fm_med.differences import RowFacts
 from fm_med.examples import read_examples
 from fm_med.reference import (
@@ -30,7 +31,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cohort(place):
-    return small_cohort(place / "cohort")
+    return small_cohort(place / "cohort", subjects=200)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def other(place, name, **settings):
     if (place / name).is_dir():
         return open_cohort(place / name)
     return open_cohort(
-        make_simulated(place / name, **{"subjects": 150, "seed": 9, "workers": 1} | settings)
+        make_simulated(place / name, **{"subjects": 90, "seed": 9, "workers": 1} | settings)
     )
 
 
@@ -169,6 +170,24 @@ def test_the_command_prints_a_table_and_succeeds(folder, place, capsys):
     lines = json.loads(capsys.readouterr().out)
     assert {"topic", "model", "cohort", "state", "advice"} == set(lines[0])
     assert sum(line["state"] == "attention" for line in lines) == printed.count("!!  ")
+
+
+def test_a_model_without_aggregates_is_compared_by_its_training_cohort(model, cohort, place):
+    """Of the training split, as the recipe keeps them."""
+    assert json.loads(json.dumps(summed_up(model, cohort))) == model.details["reference"]
+
+
+def test_the_training_cohort_can_be_named(folder, cohort, place, capsys, tmp_path):
+    bare = tmp_path / "model"
+    shutil.copytree(folder, bare)
+    details = json.loads((bare / "task.json").read_text())
+    details.pop("reference")
+    (bare / "task.json").write_text(json.dumps(details))
+    new = str(other(place, "same", event_share=0.4).path)
+    assert main(["compare-cohort", str(bare), new]) == 0
+    assert "??  embedding" in capsys.readouterr().out
+    assert main(["compare-cohort", str(bare), new, "--training", str(cohort.path)]) == 0
+    assert "ok  embedding" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["cohort", "model"])

@@ -1,8 +1,12 @@
 """Export to ONNX: the file predicts what the model predicts, and tells what to do around it."""
 
 import json
+import shutil
 import sys
+from contextlib import redirect_stdout
+from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,12 +78,19 @@ def session(path):
 # ------------------------------------------------------------------------------- With onnx
 
 
+@pytest.fixture(scope="module")
+def exported(folder, place):
+    """What the command wrote and printed."""
+    path, out = place / "risk.onnx", StringIO()
+    with redirect_stdout(out):
+        assert main(["export", str(folder), str(path), "--json"]) == 0
+    return path, json.loads(out.getvalue())
+
+
 @needs_onnx
-def test_a_risk_model_predicts_the_same_from_its_file_alone(folder, cohort, place, capsys):
+def test_a_risk_model_predicts_the_same_from_its_file_alone(folder, cohort, exported):
     """The embedded JSON and the graph are enough: no fm_med after the processor."""
-    path = place / "risk.onnx"
-    assert main(["export", str(folder), str(path), "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
+    path, done = exported
     assert 0 <= done["largest_difference"] <= 1e-4
     run = session(path)
     described = json.loads(run.get_modelmeta().custom_metadata_map["fm_med"])
@@ -127,27 +138,19 @@ def test_visits_and_their_masks_are_free_in_number(place):
 
 
 @needs_onnx
-def test_a_fusion_knows_absent_rows(place):
-    torch.manual_seed(0)
-    encoder = LateFusionModel(EXAMPLES["late_fusion"].config).eval()
-    processor = FusionProcessor(
-        names=["ecg", "tabular"], first=EcgProcessor(seconds=3.2), second=visits_processor()
-    )
-    model = LoadedModel(encoder, processor, None, place)
-    done = onnx_export.export(model, place / "fused.onnx")
-    assert done.largest_difference <= 1e-4
-    described = json.loads(done.description.read_text())
-    assert "first_present" in [entry["name"] for entry in described["inputs"]]
-    assert any(step.startswith("second (tabular): numeric") for step in described["before"])
-    assert set(onnx_export.example_inputs(model, 4, seed=0)) >= set(ecg_and_table(4)) - {"clinical"}
-
-
-@needs_onnx
-def test_what_does_not_agree_is_not_written(folder, place, monkeypatch):
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    with pytest.raises(RuntimeError, match="differs from the model by"):
-        onnx_export.export(fm_med.load(folder), place / "wrong.onnx")
-    assert not list(place.glob("*wrong*"))
+def test_what_does_not_agree_is_not_written(folder, exported, place, monkeypatch):
+    """A graph that was exported before the head changed by 0.001."""
+    model = fm_med.load(folder)
+    graph = import_module("onnxruntime").InferenceSession(str(exported[0])).get_inputs()
+    inner = SimpleNamespace(graph=SimpleNamespace(inputs=graph), metadata_props={})
+    stale = SimpleNamespace(save=lambda to: shutil.copy(exported[0], to), model=inner)
+    monkeypatch.setattr(exporting, "_program", lambda *arguments: stale)
+    onnx_export.export(model, place / "right.onnx")
+    with torch.no_grad():
+        model.head.output.bias += 0.001
+    with pytest.raises(RuntimeError, match=r"differs from the model by 0\.00"):
+        onnx_export.export(model, place / "wrong.onnx")
+    assert (place / "right.json").is_file() and not list(place.glob("*wrong*"))
 
 
 # ---------------------------------------------------------------------------- Without it too
@@ -187,3 +190,18 @@ def test_the_description_tells_the_whole_way(folder):
     assert {"reference", "training"}.isdisjoint(described["model"])
     assert "1 - exp(" in described["after"][1]
     json.dumps(described)
+
+
+def test_a_fusion_is_told_part_by_part(place):
+    encoder = LateFusionModel(EXAMPLES["late_fusion"].config).eval()
+    processor = FusionProcessor(
+        names=["ecg", "tabular"], first=EcgProcessor(seconds=3.2), second=visits_processor()
+    )
+    model = LoadedModel(encoder, processor, None, place)
+    example = onnx_export.example_inputs(model, 4, seed=0)
+    given = {name: torch.from_numpy(value) for name, value in example.items()}
+    assert encoder(**given).pooler_output.shape[0] == 4
+    described = onnx_export.describe(model, example, list(example))
+    assert {"first_present", "first_lead_mask", "second_visit_mask"} <= set(example)
+    assert any(step.startswith("second (tabular): numeric") for step in described["before"])
+    assert set(example) >= set(ecg_and_table(4))
