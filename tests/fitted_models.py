@@ -16,8 +16,7 @@ from fm_med.finetuning.linear import fit_head
 from fm_med.heads import prediction_head
 from fm_med.predictor import Predictor
 from fm_med.sources.simulated import make_simulated
-from fm_med.survival.baseline import breslow_baseline
-from fm_med.tasks import make_task
+from fm_med.tasks import FollowUpTask, make_task
 
 SIZES = {
     "strides": (10, 5),
@@ -51,11 +50,9 @@ def fitted(cohort, name="survival", clinical=("age", "sex"), **task_settings):
     ).eval()
     model = FittedModel(encoder, head, EcgProcessor(), task, coding)
     fit_head(head, task, train, encode(model, encoder, train))
-    if name != "survival":
+    if not isinstance(task, FollowUpTask):
         return model
-    hazard = breslow_baseline(
-        predict(model, train), time=train.targets["time"], event=train.targets["event"]
-    )
+    hazard = task.fit_hazard(predict(model, train), train.targets)
     notes = {"events": int(train.targets["event"].sum()), "fitted_on": ["train"]}
     notes["fingerprint"] = cohort.fingerprint
     return FittedModel(encoder, head, model.processor, task, coding, hazard, notes)

@@ -223,7 +223,8 @@ def gap_closed(model: RiskScore, simple: RiskScore, truth: RiskScore, outcome: O
         c, low, high = (
             concordance_index(time, event, risk, multiplicity=multiplicity) for risk in risks.T
         )
-        return (c - low) / (high - low)
+        with np.errstate(divide="ignore", invalid="ignore"):  # no way to go in some resample
+            return np.divide(c - low, high - low)
 
     risks = np.stack([score.log_hazard for score in (model, simple, truth)], axis=1)
     return bootstrap(share, outcome.subject_id, outcome.time, outcome.event, risks)
