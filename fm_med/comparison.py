@@ -33,6 +33,7 @@ from fm_med.reference import (
     shares,
     spread,
 )
+from fm_med.survival.subgroups import MINIMUM
 from fm_med.tasks import FollowUpTask
 
 FEWEST_NEW = 20  # persons; with fewer nothing but the form is compared
@@ -185,11 +186,17 @@ def _aggregates(reference: Reference, people: Examples, sample: Examples) -> Ite
 def _share(name: str, old: tuple[float, int], new: tuple[float, int]) -> tuple[Difference, float]:
     """Compare two shares; also return how far beyond notable they are."""
     (trained, n), (found, m) = old, new
+    shown, few = f"{trained:.1%}", MINIMUM / n
+    # A kept share of none stands for any below ten persons: the nearest of them is compared.
+    if trained == 0:
+        trained, shown = min(found, few), f"under {few:.1%}"
+    elif trained == 1:
+        trained, shown = max(found, 1 - few), f"over {1 - few:.1%}"
     h = abs(2 * np.arcsin(np.sqrt(trained)) - 2 * np.arcsin(np.sqrt(found)))
     chance = CHANCE * np.sqrt(1 / n + 1 / m)
     notable = h >= NOTABLE_H and h > chance
     advice = ADVICE.get(_topic(name), UNLIKE) if notable else ""
-    return judged(name, f"{trained:.1%}", f"{found:.1%}", advice), float(h)
+    return judged(name, shown, f"{found:.1%}", advice), float(h)
 
 
 def _quantile(

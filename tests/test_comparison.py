@@ -99,6 +99,19 @@ def test_another_share_of_a_label_is_told(model, place):
     assert line.topic == "label: LBBB" and "recalibrate" in line.advice
 
 
+def test_a_hidden_share_is_no_difference_to_what_it_may_hide(model, place):
+    """Kept as none are 0 to 9 of these persons; what is above is a difference."""
+    cohort, kept = other(place, "same", event_share=0.4), model.details["reference"]["shares"]
+    before = kept["sex: female"]
+    try:
+        for known, state in ((20, "ok"), (2000, "attention")):
+            kept["sex: female"] = (0.0, known)
+            (line,) = [line for line in compare(model, cohort) if line.topic == "sex: female"]
+            assert (line.state, line.model) == (state, f"under {10 / known:.1%}")
+    finally:
+        kept["sex: female"] = before
+
+
 def test_an_embedding_elsewhere_is_told(model, place):
     cohort = other(place, "same", event_share=0.4)
     kept = model.details["reference"]["embedding"]
