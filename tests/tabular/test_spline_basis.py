@@ -1,5 +1,7 @@
 """The design matrix of a regression as an encoder: its columns, and the fit through the recipe."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -224,3 +226,12 @@ def test_a_saved_one_keeps_its_knots(clinic, fitted, tmp_path, capsys):
     again = fm_med.hub.load(tmp_path / "run" / "model")
     assert torch.equal(again.encoder.knots, fitted.encoder.knots)
     assert torch.equal(again.head.output.weight, fitted.head.output.weight)
+
+
+def test_without_weights_there_is_no_random_one_to_beat(clinic, fitted, tmp_path):
+    """A baseline that is the model itself would say that the encoder has learnt nothing."""
+    model, output = fitted.folder, tmp_path / "report"
+    assert launch("evaluate", "--model", model, "--cohort", clinic, "--output", output) == 0
+    found = json.loads((output / "metrics.json").read_text())
+    assert found["model"]["c_index"]["value"] > 0.7
+    assert "random_encoder" not in found.get("baselines", {})
