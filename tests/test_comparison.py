@@ -2,17 +2,24 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fitted_models import fitted, saved, small_cohort
+import torch
+from fitted_models import SIZES, fitted, saved, small_cohort
+from joined_cohorts import joined
 
 import fm_med
 from fm_med.cli import main
 from fm_med.cohort import open_cohort
 from fm_med.comparison import compare, summed_up
 from fm_med.differences import RowFacts
+from fm_med.ecg.processor import EcgProcessor
 from fm_med.examples import read_examples
+from fm_med.fusion.late_fusion import LateFusionConfig, LateFusionModel
+from fm_med.fusion.processor import FusionProcessor
+from fm_med.hub import LoadedModel
 from fm_med.reference import (
     Reference,
     encoded,
@@ -21,7 +28,11 @@ from fm_med.reference import (
     quantiles,
     shares,
 )
+from fm_med.sources.join_sides import JoinRules
 from fm_med.sources.simulated import make_simulated
+from fm_med.tabular.processor import TableProcessor
+
+ORACLE = ("log_hazard_all", "log_hazard_ecg", "log_hazard_findings", "log_hazard_age")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +69,12 @@ def other(place, name, **settings):
     return open_cohort(
         make_simulated(place / name, **{"subjects": 90, "seed": 9, "workers": 1} | settings)
     )
+
+
+def rows_of(both):
+    """Training rows that have a table."""
+    table = both.splits["train"]
+    return table.filter(table.column("has_tabular"))
 
 
 def notable(found):
@@ -130,6 +147,27 @@ def test_without_aggregates_only_the_form_is_compared(model, place):
     found = compare(bare, other(place, "same", event_share=0.4))
     assert [line.topic for line in found if line.state == "unknown"] == ["persons", "embedding"]
     assert "age (years)" not in {line.topic for line in found}
+
+
+def test_of_two_modalities_both_are_compared(place, cohort):
+    """A row without an ECG, or without a table, tells nothing of it."""
+    both = joined(place / "both", cohort.path, JoinRules(drop_first=ORACLE))
+    tables = TableProcessor.for_cohort(SimpleNamespace(modality="tabular", name="t"), rows_of(both))
+    processor = FusionProcessor(names=["ecg", "tabular"], first=EcgProcessor(), second=tables)
+    config = LateFusionConfig(
+        first={"model_type": "fm_med_dual_attention", **SIZES},
+        second={"model_type": "fm_med_tabm", "hidden_size": 8, **tables.encoder_settings()},
+    )
+    torch.manual_seed(0)
+    fused = LoadedModel(LateFusionModel(config).eval(), processor, None, place)
+    fused.details["reference"] = summed_up(fused, both)
+    found = {line.topic: line for line in compare(fused, both)}
+    assert {line.state for line in found.values()} == {"ok"}
+    assert {"leads", "columns", "amplitude (mV)", "embedding"} <= set(found)
+    shares = fused.details["reference"]["shares"]
+    assert shares["present: ecg"][0] == 1.0 and 0.5 < shares["present: tabular"][0] < 1.0
+    column = next(name for name in shares if name.startswith("missing cell: "))
+    assert shares[column][1] < shares["absent lead: I"][1]
 
 
 # --------------------------------------------------------------------------------- What is kept
