@@ -17,6 +17,7 @@ from in_process import REPOSITORY, launch
 import fm_med
 from fm_med import cli, embedding
 from fm_med.cohort import open_cohort
+from fm_med.lora import adapter_parameters, attach_lora, save_adapter
 from fm_med.sources.images import make_images
 
 
@@ -128,6 +129,25 @@ def test_the_command_writes_the_same(model, cohort, tmp_path, capsys):
     tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in "ab"]
     assert tables[0].equals(tables[1], check_metadata=True)
     assert capsys.readouterr().out.count("rows of width 24") == 2
+
+
+def test_an_adapter_alone_embeds_with_its_encoder(model, cohort, tmp_path):
+    base = fm_med.load(model)
+    adapter = attach_lora(base.encoder, rank=2)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(adapter):
+            parameter.fill_(0.1 if "lora_B" in name else 0.2)
+    folder = tmp_path / "adapter"
+    save_adapter(adapter, folder, base=str(model), base_folder=model)
+    base.processor.save_pretrained(folder)
+    assert embed(folder, cohort, tmp_path / "a.parquet", "--splits", "test") == 0
+    assert embed(model, cohort, tmp_path / "b.parquet", "--splits", "test") == 0
+    found, plain = (written(tmp_path / f"{name}.parquet")[1] for name in "ab")
+    expected = fm_med.load(folder).embed(cohort.splits["test"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - plain).max() > 1e-3
+    hashes = {embedding.metadata(tmp_path / f"{name}.parquet")["model_sha256"] for name in "ab"}
+    assert len(hashes) == 2
 
 
 @pytest.fixture(scope="module")
