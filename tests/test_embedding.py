@@ -201,7 +201,10 @@ def test_bad_input_is_refused_in_one_line(model, cohort, cells, vision, tmp_path
         ((*good, *out, "--columns", "wieght"), "has no column 'wieght'; it has subject_id"),
         ((*good, *out, "--columns", "split"), "columns names 'split', which is written anyway"),
         (("--model", model, "--cohort", cells.path, *out), "but the cohort holds image"),
-        (("--model", vision, "--cohort", cohort.path, *out), "but the cohort holds ecg"),
+        (
+            ("--model", vision, "--cohort", cohort.path, *out),
+            "can read image, and the cohort holds ecg",
+        ),
         (("--model", "vit1d", "--cohort", cohort.path, *out), "would start with random weights"),
         (("--model", "tabm", "--cohort", cohort.path, *out), "tabm is an encoder of tabular"),
         (("--model", "nobody/nothing", "--cohort", cohort.path, *out), "nobody/nothing is no"),

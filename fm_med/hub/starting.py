@@ -1,5 +1,6 @@
 """Find where training starts: one encoder or two, each new by its name or a saved one."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -29,11 +30,15 @@ def start_encoder(
             saved encoder, with its own processor.
         sampling_rate: Hz that a new encoder sees.
         seconds: Length that a new encoder sees.
+
+    Raises:
+        InputError: No such model, or one that reads no ECGs.
     """
     if name_or_path in ENCODERS:
         kind = ENCODERS[name_or_path]
         processor = EcgProcessor(sampling_rate=sampling_rate, seconds=seconds)
         return kind(kind.config_class()), processor
+    _refuse_foreign(name_or_path, MODALITIES["ecg"])
     saved = load(name_or_path)
     return saved.encoder, saved.processor
 
@@ -157,6 +162,7 @@ def _start(
                 f"{name} is an encoder of {room.name}, but the cohort holds {modality.name}, for "
                 f"which there are {', '.join(modality.encoders)}"
             )
+    _refuse_foreign(name, modality)
     adopted = adopt(local_folder(name), encoder_settings, processor_settings)
     saved = adopted or load(name)
     if not modality.reads(saved.processor):
@@ -171,3 +177,19 @@ def _start(
                 "cannot be changed"
             )
     return Start(modality, name, saved, encoder_settings, processor_settings)
+
+
+def _refuse_foreign(name: str, modality: Modality) -> None:
+    """Refuse a foreign checkpoint of another modality before what it lacks is asked for.
+
+    Raises:
+        InputError: Another modality adopts checkpoints of its type.
+    """
+    path = local_folder(name) / "config.json"
+    kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    owners = [room.name for room in MODALITIES.values() if kind in room.adopts]
+    if owners and kind not in modality.adopts:
+        raise InputError(
+            f"{name} is not a model of fm_med but a {kind!r}, which can read {owners[0]}, and the "
+            f"cohort holds {modality.name}"
+        )
