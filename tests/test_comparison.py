@@ -26,6 +26,7 @@ from fm_med.reference import (
     kept_reference,
     one_per_person,
     quantiles,
+    room_facts,
     shares,
 )
 from fm_med.sources.join_sides import JoinRules
@@ -168,6 +169,9 @@ def test_of_two_modalities_both_are_compared(place, cohort):
     assert shares["present: ecg"][0] == 1.0 and 0.5 < shares["present: tabular"][0] < 1.0
     column = next(name for name in shares if name.startswith("missing cell: "))
     assert shares[column][1] < shares["absent lead: I"][1]
+    rows = read_examples(both, None, splits=["train"])
+    absent = ~rows.table(["has_tabular"]).column("has_tabular").to_numpy()
+    assert np.isnan(room_facts(rows).yes[column]).tolist() == absent.tolist()
 
 
 # --------------------------------------------------------------------------------- What is kept
@@ -206,6 +210,8 @@ def test_numbers_are_kept_with_two_digits():
     values = np.linspace(0.12345, 0.98765, 60)
     (kept, known) = quantiles(RowFacts(numbers={"x": values}), hide=True)["x"]
     assert known == 60 and kept == [0.21, 0.34, 0.56, 0.77, 0.9]
+    children = RowFacts(numbers={"age (years)": np.linspace(0.3, 9.4, 60)})
+    assert quantiles(children, hide=True)["age (years)"][0] == [1, 3, 5, 7, 8]
 
 
 # ---------------------------------------------------------------------------------- The command

@@ -175,6 +175,7 @@ def test_a_taken_or_misnamed_file_is_refused(folder, place):
 
 def test_the_description_tells_the_whole_way(folder):
     model = fm_med.load(folder)
+    model.details["reference"] = {"persons": 60}
     example = onnx_export.example_inputs(model, 4, seed=0)
     described = onnx_export.describe(model, example, list(example))
     text = " ".join(described["before"])
