@@ -227,8 +227,9 @@ def _round_ticks(last: float, unit: str) -> np.ndarray:
 
 
 def _percent(axis: Any) -> None:
-    """Label an axis in percent, with a decimal only where it spans few."""
+    """Label an axis in percent, with a decimal only where a tick needs it."""
     from matplotlib.ticker import PercentFormatter
 
-    low, high = axis.get_view_interval()
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0 if high - low > 0.07 else 1))
+    ticks = 100 * np.asarray(axis.get_majorticklocs())
+    whole = np.allclose(ticks, np.round(ticks), atol=1e-6)
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0 if whole else 1))

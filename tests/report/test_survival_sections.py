@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fm_med.metrics import Interval
-from fm_med.report import Figure, KeyNumber, Table, write_report
+from fm_med.report import Figure, KeyNumber, Table, survival_figures, write_report
 from fm_med.report.attribution_map import attribution_panel
 from fm_med.report.label_figures import label_curves
 from fm_med.report.label_sections import LabelResults, label_sections
@@ -301,3 +301,15 @@ def test_a_browser_shows_every_figure(tmp_path, width):
     )
     expected = f'{{"panels":{panels},"empty":0,"outside":0,"wide":false,"wrong":[]}}'
     assert title[1].replace("&quot;", '"') == expected
+
+
+@pytest.mark.parametrize("high", [0.03, 0.055, 0.09, 0.18, 1.0])
+def test_a_percent_axis_says_what_its_ticks_are(high):
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(2.5, 2)).add_subplot()
+    axes.set_xlim(0, high)
+    survival_figures._percent(axes.xaxis)
+    axes.figure.canvas.draw()
+    for tick, label in zip(axes.xaxis.get_majorticklocs(), axes.get_xticklabels()):
+        assert float(label.get_text().rstrip("%")) == pytest.approx(100 * tick, abs=1e-6)
