@@ -74,7 +74,9 @@ def probabilities(model: LoadedModel, rows: Any, eight_ways: bool = False) -> np
         InputError: Eight ways of what is no image.
     """
     if not eight_ways:
-        return np.stack(list(model.predict(rows).values()), 1).astype(np.float64)
+        columns = model.predict(rows)
+        named = [values for name, values in columns.items() if name.startswith("probability_")]
+        return np.stack(named, 1).astype(np.float64)
     if not isinstance(model.processor, ImageProcessor):
         raise InputError(f"{model.folder} reads no images, which alone have eight orientations")
 

@@ -76,8 +76,9 @@ def _find(folder: Path, stated: str | None, usual: tuple[str, ...], what: str) -
                 return path
     there = ", ".join(sorted(path.name for path in folder.glob("*.pkl")))
     hint = f"; its {there} could run any program and is not read, write it as JSON" if there else ""
+    kind = "its model type is 'bert', which is taken for genes, but " if stated is None else ""
     raise InputError(
-        f"{folder} has no {' or '.join(names)}: name a file of its genes' {what} with "
+        f"{folder}: {kind}it has no {' or '.join(names)}; name a file of its genes' {what} with "
         f"--processor_settings '{{\"{what}\": ...}}'{hint}"
     )
 

@@ -143,7 +143,7 @@ def test_a_text_model_is_no_image_encoder(cohort, tmp_path, capsys):
     (tmp_path / "bert" / "preprocessor_config.json").write_text("{}")
     argv = ("--cohort", cohort, *SHORT, "--encoder", tmp_path / "bert")
     status = launch("finetune", *argv, "--output", tmp_path / "out")
-    assert "its model type is 'bert'" in the_error(capsys, status)
+    assert "'bert', which can read rna, and the cohort holds image" in the_error(capsys, status)
 
 
 def test_a_class_that_the_training_rows_lack(place, cells, tmp_path, capsys):

@@ -179,7 +179,11 @@ def test_genes_without_a_median_are_not_read_and_versions_are_stripped(tmp_path)
 @pytest.mark.parametrize(
     ("change", "stated", "message"),
     [
-        ({"tokens": None}, {}, "has no token_dictionary.json or tokens.json or vocab.txt"),
+        (
+            {"tokens": None},
+            {},
+            "'bert', .* it has no token_dictionary.json or tokens.json or vocab.txt",
+        ),
         ({"medians": None}, {}, "name a file of its genes' medians"),
         ({}, {"tokens": "token_dictionary.pkl"}, "is a pickle, which could run any program"),
         ({}, {"medians": "no.json"}, "has no no.json"),
