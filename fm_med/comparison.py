@@ -20,7 +20,6 @@ from fm_med.hub import LoadedModel
 from fm_med.metrics.drift import LARGE_SHIFT, Drift, embedding_drift
 from fm_med.modalities import modality_of
 from fm_med.reference import (
-    SAMPLED,
     Reference,
     common_facts,
     describing,
@@ -30,8 +29,8 @@ from fm_med.reference import (
     parts,
     quantiles,
     room_facts,
+    sample_of,
     shares,
-    spread,
 )
 from fm_med.survival.subgroups import MINIMUM
 from fm_med.tasks import FollowUpTask
@@ -76,7 +75,7 @@ def compare(model: LoadedModel, cohort: Cohort) -> list[Difference]:
     if not modality.reads(model.processor):
         raise InputError(f"{cohort.path} holds {modality.name}, which {model.folder} does not read")
     people = one_per_person(read_examples(cohort, None, splits=list(cohort.splits)))
-    sample = people.take(spread(len(people), SAMPLED))
+    sample = sample_of(people)
     reference = Reference.from_dict(model.details.get("reference") or {})
     return [
         _persons(model, reference, people),

@@ -23,6 +23,7 @@ from fm_med.survival.subgroups import MINIMUM
 
 FEWEST = 50
 SAMPLED = 500  # persons of whom signals are read
+MEMORY = 2**30  # bytes of them at once, at most
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _ROWS_AT_ONCE = 64
 
@@ -63,7 +64,7 @@ def kept_reference(examples: Examples, encoder: PreTrainedModel, processor: Any)
     if len(people) < FEWEST:
         return {}
     facts = [common_facts(people)]
-    sample = people.take(spread(len(people), SAMPLED))
+    sample = sample_of(people)
     facts.append(room_facts(sample))
     features = encoded(sample, encoder, processor).astype(np.float64)
     return {
@@ -86,9 +87,11 @@ def one_per_person(examples: Examples) -> Examples:
     return examples.take(np.sort(np.unique(examples.subject_id, return_index=True)[1]))
 
 
-def spread(number: int, most: int) -> np.ndarray:
-    """Return at most so many indices, evenly spaced."""
-    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
+def sample_of(people: Examples) -> Examples:
+    """Return at most `SAMPLED` rows, evenly spaced; fewer where they would not fit in memory."""
+    size = people.table(rows=np.arange(1)).nbytes
+    most = min(len(people), SAMPLED, max(FEWEST, MEMORY // max(1, size)))
+    return people.take(np.unique(np.linspace(0, len(people) - 1, most).astype(np.int64)))
 
 
 @torch.inference_mode()

@@ -27,6 +27,7 @@ from fm_med.reference import (
     one_per_person,
     quantiles,
     room_facts,
+    sample_of,
     shares,
 )
 from fm_med.sources.join_sides import JoinRules
@@ -204,6 +205,15 @@ def test_of_few_persons_nothing_is_kept(model, place):
     cohort = other(place, "few", subjects=40, event_share=0.4)
     rows = read_examples(cohort, None, splits=["train"])
     assert kept_reference(rows, model.encoder, model.processor) == {}
+
+
+def test_of_large_rows_fewer_are_read(cohort, monkeypatch):
+    people = one_per_person(read_examples(cohort, None, splits=["train"]))
+    assert len(sample_of(people)) == len(people) > 60
+    size = people.table(rows=np.arange(1)).nbytes
+    monkeypatch.setattr("fm_med.reference.MEMORY", 60 * size)
+    few = sample_of(people)
+    assert len(few) == 60 and {few.row[0], few.row[-1]} == {people.row[0], people.row[-1]}
 
 
 def test_numbers_are_kept_with_two_digits():
