@@ -361,7 +361,7 @@ REFUSED = {
     "rate": (("--processor_settings", '{"sampling_rate": 500, "low_pass": 100}'), "too slow"),
     "score": ((*FRESH, "--select_on", "auroc"), "the task survival has validation_loss, c_index"),
     "augment": ((*FRESH, "--augment", "strong"), "has no augmentation 'strong'"),
-    "balance": ((*FRESH, "--imbalance", "weight"), "Cox's likelihood needs no balance"),
+    "balance": ((*FRESH, "--imbalance", "weight"), "likelihood of a follow-up needs no balance"),
     "target": (("--lora_targets", "nothing", "--peft", "lora", *FRESH), "matches no layer"),
     "adapter": (("--save_adapter", "--peft", "lora", *FRESH), "needs a saved encoder"),
     "no adapter": (("--save_adapter", "--peft", "none", *FRESH), "needs --peft lora or dora"),
