@@ -63,14 +63,12 @@ class Schedule:
         num_epochs: Epochs, unless patience ends the run earlier.
         warmup_share: Share of all steps during which the learning rate rises.
         patience: Epochs to wait for a lower validation loss; None to wait for ever.
-        stop_after: Epochs after which the run ends whatever the losses are; None for no such end.
     """
 
     steps_per_epoch: int
     num_epochs: int
     warmup_share: float
     patience: int | None = None
-    stop_after: int | None = None
 
     @property
     def total_steps(self) -> int:
@@ -83,8 +81,6 @@ class Schedule:
 
     def ended(self, step: int, best_step: int) -> bool:
         """Tell whether a run ends after `step` steps, the lowest loss being at `best_step`."""
-        if self.stop_after is not None:
-            return step >= self.stop_after * self.steps_per_epoch
         if self.patience is not None and step - best_step >= self.patience * self.steps_per_epoch:
             return True
         return step >= self.total_steps

@@ -23,7 +23,8 @@ from jsonargparse.typing import (
 from fm_med.settings import launch, setting
 
 if TYPE_CHECKING:
-    from fm_med.finetuning import Finetuned, Finetuning, Plan, Rows
+    from fm_med.examples import Examples
+    from fm_med.finetuning import Finetuned, Finetuning
     from fm_med.finetuning.finishing import FeatureCache
     from fm_med.run import Run
 
@@ -75,7 +76,6 @@ class Config:
     ema_decay: ClosedUnitInterval = setting(0.0, "average the weights, say .999; 0: no")
     patience: PositiveInt | None = setting(5, "stop after so many epochs without a better score")
     select_on: str = setting("validation_loss", "score by which weights are kept")
-    retrain: bool = setting(False, "once more, on training and validation rows, as many epochs")
     refit: bool = setting(True, "a ridge head on cached features after the loop, if it is better")
     augment: str = setting("default", "augmentation of the modality; none for none")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
@@ -141,9 +141,9 @@ def main(config: Config) -> None:
     build(start.build(split.train), (split.train, split.validation), seed=0)  # refuses early
 
     # ------------------------------------------------------------------------------- Loop
-    def fit_once(run: "Run", rows: "Rows", seed: int, plan: "Plan | None" = None) -> "Finetuned":
+    def fit(run: "Run", train: "Examples", validation: "Examples", seed: int) -> "Finetuned":
         set_seed(seed)  # the same weights on all processes
-        tuning = build(start.build(rows[0]), rows, seed=seed, plan=plan)
+        tuning = build(start.build(train), (train, validation), seed=seed)
         finetuning.warm_start(tuning, job, accelerator)
         if tuning.trains:
             set_seed(seed, device_specific=True)  # dropout differs between processes
@@ -152,14 +152,13 @@ def main(config: Config) -> None:
             tuning, run, cache, refit_head=config.refit, head=config.head, base=base
         )
 
-    fit = finetuning.fit_or_retrain(fit_once, config)
     run.start()
     run.say(f"{why}{start.remark(method)}\n{split.describe(task)}")
     folds = None
     if config.folds:
         in_folds = examples.of_splits(config.fold_splits or ["train", "validation"])
         folds = finetuning.cross_validate(config, run, task, in_folds, fit)
-    finished = fit(run, (split.train, split.validation), config.seed)
+    finished = fit(run, split.train, split.validation, config.seed)
 
     # ----------------------------------------------------------------------------- Report
     judged = finetuning.judge(finished, split)
@@ -198,7 +197,8 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     if processes > 1 or config.micro_batch_size is not None:
         refuse_batch_norm(tuning.predictor.train())
-    schedule = tuning.schedule(sampler.steps_per_epoch, config)
+    epochs, warmup = config.num_epochs, config.warmup_share
+    schedule = optim.Schedule(sampler.steps_per_epoch, epochs, warmup, config.patience)
     rates = config.learning_rate, config.head_learning_rate, config.weight_decay
     optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
     prepared = distributed.prepare(accelerator, tuning.predictor, optimizer)

@@ -2,16 +2,15 @@
 
 from fm_med.finetuning.building import Job, prepare, warm_start
 from fm_med.finetuning.choices import PeftMethod, choose_method, warn_few_events
-from fm_med.finetuning.crossvalidation import CrossValidation, Rows, cross_validate
+from fm_med.finetuning.crossvalidation import CrossValidation, cross_validate
 from fm_med.finetuning.encoding import encode_rows, predict_rows
 from fm_med.finetuning.finishing import Finetuned, baseline_of, finish, pooled_features, thresholds
 from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
 from fm_med.finetuning.rejection import rejection
 from fm_med.finetuning.reporting import judge, notes, write_results
 from fm_med.finetuning.results import Prediction, fold_summary, prediction_columns, split_metrics
-from fm_med.finetuning.retraining import fit_or_retrain
 from fm_med.finetuning.splits import Split
-from fm_med.finetuning.training import Finetuning, Plan
+from fm_med.finetuning.training import Finetuning
 
 __all__ = [
     "CrossValidation",
@@ -19,9 +18,7 @@ __all__ = [
     "Finetuning",
     "Job",
     "PeftMethod",
-    "Plan",
     "Prediction",
-    "Rows",
     "Split",
     "baseline_of",
     "choose_method",
@@ -30,7 +27,6 @@ __all__ = [
     "finish",
     "fit_clinical",
     "fit_head",
-    "fit_or_retrain",
     "fold_summary",
     "judge",
     "notes",

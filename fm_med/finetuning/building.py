@@ -14,7 +14,7 @@ from fm_med.examples import Covariate, Examples
 from fm_med.finetuning.choices import PeftMethod
 from fm_med.finetuning.finishing import FeatureCache, pooled_features
 from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
-from fm_med.finetuning.training import Finetuning, Plan
+from fm_med.finetuning.training import Finetuning
 from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.heads import prediction_head
 from fm_med.lora import attach_lora, check_adapter
@@ -66,7 +66,6 @@ def prepare(
     accelerator: Accelerator,
     *,
     seed: int,
-    plan: Plan | None = None,
 ) -> Finetuning:
     """Make what the loop trains; the clinical part is fitted first and the network lies on top.
 
@@ -78,7 +77,6 @@ def prepare(
             chooses nothing, so that it learns from both.
         accelerator: Knows the device.
         seed: Of order and augmentation.
-        plan: Of a fit that has nothing left to choose.
 
     Raises:
         InputError: Rows that the processor refuses, adapters that do not fit, an unknown score or
@@ -118,7 +116,6 @@ def prepare(
         mask_name=modality.mask_name,
         select_on=settings.select_on,
         seed=seed,
-        plan=plan,
     )
     if not tuning.trains and isinstance(task, FollowUpTask):
         tuning.train = train.joined(validation)

@@ -18,9 +18,7 @@ from fm_med.report import write_metrics
 from fm_med.run import Run
 from fm_med.tasks import Task
 
-# The rows to learn from and the rows to choose by.
-Rows = tuple[Examples, Examples]
-Fit = Callable[[Run, Rows, int], Finetuned]
+Fit = Callable[[Run, Examples, Examples, int], Finetuned]
 
 
 class Settings(Protocol):
@@ -61,7 +59,7 @@ def cross_validate(
         run: The whole run.
         task: What is predicted.
         examples: The rows to cut into folds.
-        fit: From (run of the fold, (rows to learn from, rows to choose by), seed) to the fit.
+        fit: From (run of the fold, rows to learn from, rows to choose by, seed) to the fit.
     """
     warning = warn_few_events(task, examples, settings.folds)
     if warning:
@@ -107,12 +105,12 @@ def _run_fold(
     keep, held_out = hold_out(
         task.strata(others.targets), others.subject_id, share=settings.validation_share, seed=seed
     )
-    finished = fit(child, (others.take(keep), others.take(held_out)), seed)
+    finished = fit(child, others.take(keep), others.take(held_out), seed)
     prediction = finished.predict(examples.take(fold.test))
     if run.accelerator.is_main_process:
         write_table(folder / "predictions.csv", prediction_columns(task, prediction))
         write_metrics(folder / "metrics.json", split_metrics(task, prediction))
-        for name in ("checkpoints", "adapter", "retrained"):  # of use to the final fit only
+        for name in ("checkpoints", "adapter"):  # of use to the final fit only
             shutil.rmtree(folder / name, ignore_errors=True)
     run.accelerator.wait_for_everyone()
     run.accelerator.free_memory()

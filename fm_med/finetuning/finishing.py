@@ -134,8 +134,6 @@ class Finetuned:
         accelerator: Knows the processes.
         cache: As `pooled_features`.
         adapter: Folder of the adapter alone, if it was to be kept.
-        held_out: Prediction of the validation rows by an earlier fit that did not learn from them,
-            where this one did; else None.
     """
 
     tuning: Finetuning
@@ -144,7 +142,6 @@ class Finetuned:
     accelerator: Accelerator
     cache: FeatureCache | None
     adapter: Path | None
-    held_out: Prediction | None = None
 
     def predict(self, examples: Examples) -> Prediction:
         """Predict for rows of the cohort; every process must call this."""
@@ -190,7 +187,7 @@ def finish(
         head: What is fitted here.
         base: Name and folder of the encoder, to keep the adapter alone; None not to.
     """
-    trained, accelerator, adapter, plan = tuning.trains, run.accelerator, None, tuning.plan
+    trained, accelerator, adapter = tuning.trains, run.accelerator, None
     if tuning.adapter is not None:
         run.say(f"adapters: {adapter_size(tuning.predictor.encoder)}")
         if base is not None:
@@ -203,10 +200,6 @@ def finish(
     notes: dict[str, Any] = {}
     if not trained:
         notes = refit(tuning, features, None, head)
-    elif plan is not None:
-        if plan.refit:
-            centre_parts(tuning, features, features[:0].copy())
-            notes = refit(tuning, features, None, head)
     elif refit_head and not tuning.predictor.head.config.hidden:
         held_out = pooled_features(tuning, tuning.validation, accelerator, cache)
         centre_parts(tuning, features, held_out)

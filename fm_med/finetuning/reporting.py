@@ -21,18 +21,14 @@ Judged = dict[str, Prediction]
 
 
 def judge(finished: Finetuned, split: Split) -> Judged:
-    """Predict the parts that the fit did not learn from; every process must call this.
-
-    The validation rows, where it did, are as an earlier fit without them predicted them.
-    """
+    """Predict the parts that the fit did not learn from; every process must call this."""
     seen = set(finished.tuning.train.id.tolist())
     parts = {
         name: part
         for name, part in split.parts().items()
         if name != "train" and part.id[0] not in seen
     }
-    earlier = {} if finished.held_out is None else {"validation": finished.held_out}
-    return earlier | {name: finished.predict(part) for name, part in parts.items()}
+    return {name: finished.predict(part) for name, part in parts.items()}
 
 
 def write_results(run: Run, task: Task, judged: Judged, folds: CrossValidation | None) -> str:

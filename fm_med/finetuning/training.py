@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +17,13 @@ from fm_med.finetuning.encoding import predict_rows
 from fm_med.heads import PredictionHead
 from fm_med.modalities import Augment
 from fm_med.objectives import masked_mse_loss
-from fm_med.optim import ParameterGroup, Schedule, parameter_groups
+from fm_med.optim import ParameterGroup, parameter_groups
 from fm_med.predictor import Predictor
 from fm_med.run import Run
 from fm_med.sampling import StratifiedSampler
 from fm_med.tasks import FollowUpTask, Task
 
 Tensors = dict[str, Tensor]
-
-
-class ScheduleSettings(Protocol):
-    """What the schedule reads of a recipe's settings."""
-
-    num_epochs: Any
-    warmup_share: Any
-    patience: Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an earlier fit on fewer rows has decided, so that nothing is left to be chosen.
-
-    Attributes:
-        epochs: Passes after which the loop ends.
-        refit: Whether the head is fitted anew after it.
-    """
-
-    epochs: int
-    refit: bool
 
 
 @dataclass
@@ -65,9 +44,6 @@ class Finetuning:
         select_on: The validation score by which weights are kept.
         seed: Of order and augmentation.
         starts_fitted: The head was fitted on the encoder as it is before the loop.
-        plan: Ends the loop; without one the validation rows do.
-        best_epoch: Passes after which the kept weights were reached.
-        steps_per_epoch: Of the loop.
     """
 
     predictor: Predictor
@@ -83,9 +59,6 @@ class Finetuning:
     select_on: str = "validation_loss"
     seed: int = 0
     starts_fitted: bool = False
-    plan: Plan | None = None
-    best_epoch: int = 0
-    steps_per_epoch: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a score that the task does not have."""
@@ -124,17 +97,6 @@ class Finetuning:
             self.seed,
             scarce=scarce,
             balanced=balanced,
-        )
-
-    def schedule(self, steps_per_epoch: int, settings: ScheduleSettings) -> Schedule:
-        """Return how long the loop lasts and how fast it learns."""
-        self.steps_per_epoch = steps_per_epoch
-        return Schedule(
-            steps_per_epoch,
-            settings.num_epochs,
-            settings.warmup_share,
-            settings.patience,
-            stop_after=None if self.plan is None else self.plan.epochs,
         )
 
     def batch(
@@ -226,7 +188,7 @@ class Finetuning:
             model: The predictor as it is trained, perhaps sharded.
         """
         best = dict[str, Any](step=0, score=float("inf"))
-        if not self.starts_fitted or self.plan is not None:
+        if not self.starts_fitted:
             return best
         with whole(run.accelerator, model, self.predictor):
             return self.evaluate(run, step=0, epoch=-1, best=best)
@@ -235,7 +197,6 @@ class Finetuning:
         """Put the weights of the best step into the predictor, on the run's device."""
         load_best(run.checkpoints, step=step, module=self.predictor)
         self.predictor.to(run.accelerator.device)
-        self.best_epoch = step // self.steps_per_epoch
         if step == 0:
             run.say("no epoch was better than the head fitted before: the encoder stays as it was")
 
@@ -248,11 +209,6 @@ class Finetuning:
         Raises:
             InputError: The task has no score of that name.
         """
-        if self.plan is not None:
-            save_best(
-                run.checkpoints, step=step, module=self.predictor, accelerator=run.accelerator
-            )
-            return {"step": step, "score": 0.0}
         outputs = predict_rows(
             self.predictor, self.processor, self.validation, run.accelerator, mixed_precision=True
         )

@@ -394,30 +394,3 @@ def test_an_encoder_resamples_what_another_rate_was_recorded_at(risk, place, tmp
     argv = ("--cohort", other, "--encoder", risk[0] / "model", "--output", tmp_path / "run")
     assert launch("finetune", *argv) == 0
     assert fm_med.load(tmp_path / "run" / "model").processor.sampling_rate == 100
-
-
-def test_retraining_learns_from_the_rows_that_chose_the_epoch(place, followed):
-    argv = ("--cohort", followed, "--task", "multilabel", "--target", "AFIB", "LVH", *FRESH)
-    argv = (*argv, "--num_epochs", 3, "--per_device_batch_size", 32, "--learning_rate", 0.01)
-    once, again = place / "once", place / "again"
-    assert launch("finetune", *argv, "--output", once) == 0
-    assert launch("finetune", *argv, "--retrain", "--folds", 2, "--output", again) == 0
-    training = fm_med.load(again / "model").details["training"]
-    epochs, rows = training["retrained_epochs"], open_cohort(followed).splits
-    assert training["fitted_on"] == ["train", "validation"]
-    assert training["rows"] == rows["train"].num_rows + rows["validation"].num_rows
-    assert 1 <= epochs <= 3
-    lines = (again / "retrained/metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines]
-    assert steps[-1]["step"] == epochs * -(-training["rows"] // 32)
-    assert not any("validation_loss" in step for step in steps)
-    # Thresholds come from a fit that had not seen the rows that they are chosen by.
-    first, second = (read_table(folder / "report/predictions.csv") for folder in (once, again))
-    is_validation = first["split"] == "validation"
-    assert is_validation.any() and (first["record_id"] == second["record_id"]).all()
-    same = first["probability_AFIB"] == second["probability_AFIB"]
-    assert same[is_validation].all() and not same[~is_validation].all()
-    assert fm_med.load(once / "model").details["thresholds"] == pytest.approx(
-        fm_med.load(again / "model").details["thresholds"]
-    )
-    assert not list(again.glob("folds/*/retrained"))
