@@ -85,6 +85,7 @@ class Config:
     # Cross-validation, before the final fit
     folds: NonNegativeInt = setting(0, "folds between patients; 0 for none")
     repeats: PositiveInt = setting(1, "of the folds, cut anew")
+    fold_seed: NonNegativeInt | None = setting(None, "of the cut into folds; default: --seed")
     fold_splits: list[str] | None = setting(None, "cut into folds; default: train validation")
     validation_share: OpenUnitInterval = setting(0.15, "of rows, where there is no split for it")
     # Output

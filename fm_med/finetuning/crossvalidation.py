@@ -28,6 +28,7 @@ class Settings(Protocol):
     repeats: Any
     validation_share: Any
     seed: Any
+    fold_seed: Any
     resume: bool
 
 
@@ -55,7 +56,8 @@ def cross_validate(
     `folds/<name>/predictions.csv` and `metrics.json`, all together `out_of_fold.csv`.
 
     Args:
-        settings: The recipe's; also the settings of each fold's run.
+        settings: The recipe's; also the settings of each fold's run. With a `fold_seed` of their
+            own, runs of several seeds have the same folds, so that they can be averaged.
         run: The whole run.
         task: What is predicted.
         examples: The rows to cut into folds.
@@ -65,13 +67,14 @@ def cross_validate(
     if warning:
         run.say(warning)
     strata = task.strata(examples.targets)
+    cut = settings.seed if settings.fold_seed is None else settings.fold_seed
     folds = list(
         make_folds(
             strata,
             examples.subject_id,
             folds=settings.folds,
             repeats=settings.repeats,
-            seed=settings.seed,
+            seed=cut,
         )
     )
     folder = run.folder / "folds"

@@ -394,3 +394,18 @@ def test_an_encoder_resamples_what_another_rate_was_recorded_at(risk, place, tmp
     argv = ("--cohort", other, "--encoder", risk[0] / "model", "--output", tmp_path / "run")
     assert launch("finetune", *argv) == 0
     assert fm_med.load(tmp_path / "run" / "model").processor.sampling_rate == 100
+
+
+def test_runs_of_several_seeds_can_have_the_same_folds(place, followed):
+    argv = ("--cohort", followed, "--task", "multilabel", "--target", "AFIB", "LVH", *FRESH)
+    argv = (*argv, "--peft", "none", "--folds", 2)
+    found = {}
+    for seed, cut in ((0, None), (5, 0), (5, None)):
+        flags = ("--seed", seed, *(() if cut is None else ("--fold_seed", cut)))
+        folder = place / f"seed{seed}-{cut}"
+        assert launch("finetune", *argv, *flags, "--output", folder) == 0
+        found[seed, cut] = read_table(folder / "out_of_fold.csv")
+    members = {key: set(zip(t["fold"], t["record_id"])) for key, t in found.items()}
+    assert members[0, None] == members[5, 0] != members[5, None]
+    first, other = (found[key]["probability_AFIB"] for key in ((0, None), (5, 0)))
+    assert not np.array_equal(first, other)  # other weights
