@@ -146,7 +146,10 @@ def a_text_model(folder):
         vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
     BertModel(config).save_pretrained(folder / "bert")
-    return folder / "bert", "is not a model of fm_med: it has no preprocessor_config.json"
+    return (
+        folder / "bert",
+        "its model type is 'bert', which is taken for genes, but it has no token",
+    )
 
 
 def another_kind(folder):
