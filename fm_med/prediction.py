@@ -72,8 +72,7 @@ def predict_records(
     Raises:
         InputError: The model reads something else, needs a clinical column, or no file can be used.
     """
-    if not isinstance(model.processor, EcgProcessor):
-        raise InputError(f"{model.folder} does not read ECGs; give it a cohort with --cohort")
+    _need_recordings(model)
     clinical = clinical or {}
     _need_columns(model, clinical)
     batches = (
@@ -99,6 +98,7 @@ def predict_table(model: LoadedModel, table: Path, records: Path, *, path: str =
     Raises:
         InputError: A column is missing, or see `predict_records`.
     """
+    _need_recordings(model)
     names = [covariate.name for covariate in model.coding]
     rows = read_table(table, [path, *names])
     files = [records / str(value) for value in rows.column(path).to_pylist()]
@@ -135,6 +135,15 @@ def predict_cohort(model: LoadedModel, cohort: Path, split: str) -> Columns:
             )
 
     return _predict(model, batches())
+
+
+def _need_recordings(model: LoadedModel) -> None:
+    """Refuse a model of another modality."""
+    if not isinstance(model.processor, EcgProcessor):
+        raise InputError(
+            f"{model.folder} does not read ECGs: make a cohort of the new rows with fm-med cohort "
+            "and give it with --cohort"
+        )
 
 
 def _need_columns(model: LoadedModel, clinical: Columns) -> None:

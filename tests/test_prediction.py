@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fm_med.cli import main
 from fm_med.ecg.leads import LEADS
 from fm_med.ecg.simulate import simulate
 from fm_med.errors import InputError
-from fm_med.prediction import predict_cohort, predict_records
+from fm_med.prediction import predict_cohort, predict_records, predict_table
 
 BATCH = simulate(4, seed=11)
 
@@ -105,6 +106,17 @@ def test_a_cohort_gives_what_its_files_would(model, cohort):
     expected = model.predict(table)["log_hazard"]
     np.testing.assert_allclose(found["log_hazard"][:5], expected, atol=1e-5)
     assert len(found["name"]) == cohort.splits["test"].num_rows
+
+
+def test_a_model_of_something_else_asks_for_a_cohort(tmp_path):
+    model = SimpleNamespace(processor=object(), folder="runs/table/model", coding=[])
+    (tmp_path / "new.csv").write_text("age\n60\n")
+    for ask in (
+        lambda: predict_table(model, tmp_path / "new.csv", tmp_path),
+        lambda: predict_records(model, [tmp_path / "new.csv"]),
+    ):
+        with pytest.raises(InputError, match="does not read ECGs: make a cohort of the new rows"):
+            ask()
 
 
 def test_the_command(folder, files, place, capsys):
