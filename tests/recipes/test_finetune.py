@@ -272,8 +272,13 @@ def test_the_other_tasks_run_through_the_same_recipe(task, method, place, follow
     model = fm_med.load(folder / "model")
     rows = open_cohort(followed).splits["test"]
     table = of_test(folder)
-    for column, values in model.predict(rows).items():
+    predicted = model.predict(rows)
+    called = predicted.pop("predicted", None)
+    for column, values in predicted.items():
         np.testing.assert_allclose(values, table[column], rtol=1e-4, atol=1e-5)
+    if task == "classification":
+        likeliest = np.stack(list(predicted.values())).argmax(0)
+        assert called.tolist() == [model.task.classes[k] for k in likeliest]
     if task == "multilabel":
         assert set(model.details["thresholds"]) == {"AFIB", "LBBB", "LVH"}
 
