@@ -114,15 +114,15 @@ def test_a_frozen_encoder_beside_a_new_one_keeps_every_bit(place, both, ecg_run,
 def test_two_frozen_encoders_share_their_features_between_the_folds(place, both, mixed):
     """And what the folds report is what the saved model predicts."""
     argv = ("--cohort", both.path, "--encoder", mixed[0] / "model", "--peft", "none", "--folds", 2)
-    assert launch("finetune", *argv, "--output", place / "frozen") == 0
-    before, after = weights(mixed[0]), weights(place / "frozen")
+    assert launch("finetune", *argv, "--output", place / "fused_frozen") == 0
+    before, after = weights(mixed[0]), weights(place / "fused_frozen")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    model = fm_med.load(place / "frozen" / "model")
+    model = fm_med.load(place / "fused_frozen" / "model")
     rows = both.splits["test"]
-    with (place / "frozen" / "report" / "predictions.csv").open() as file:
+    with (place / "fused_frozen" / "report" / "predictions.csv").open() as file:
         told = [float(r["log_hazard"]) for r in csv.DictReader(file) if r["split"] == "test"]
     np.testing.assert_allclose(model.predict(rows)["log_hazard"], told, atol=1e-5)
-    found = json.loads((place / "frozen" / "report" / "metrics.json").read_text())
+    found = json.loads((place / "fused_frozen" / "report" / "metrics.json").read_text())
     c = concordance_index(np.asarray(rows["time"]), np.asarray(rows["event"]), np.array(told))
     assert c == pytest.approx(found["model"]["c_index"]["value"], abs=1e-9)
 
