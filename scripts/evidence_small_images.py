@@ -151,9 +151,10 @@ def together(work: Path, cohort: Path, n: int, folds: int) -> list[str]:
         )
     lines = []
     for name, model in models.items():
-        columns = model.predict(rows)
-        classes = np.array([column.removeprefix("probability_") for column in columns])
-        called = classes[np.stack(list(columns.values()), 1).argmax(1)]
+        start, predicted = "probability_", model.predict(rows)
+        columns = [column for column in predicted if column.startswith(start)]
+        classes = np.array([column.removeprefix(start) for column in columns])
+        called = classes[np.stack([predicted[column] for column in columns], 1).argmax(1)]
         score = accuracy(label, called)
         lines.append(f"{f'transfer, n = {n} per class, one draw: {name}':<58}{score:.3f}")
     return lines
