@@ -76,7 +76,9 @@ class Config:
     ema_decay: ClosedUnitInterval = setting(0.0, "average the weights, say .999; 0: no")
     patience: PositiveInt | None = setting(5, "stop after so many epochs without a better score")
     select_on: str = setting("validation_loss", "score by which weights are kept")
-    refit: bool = setting(True, "a ridge head on cached features after the loop, if it is better")
+    refit: bool = setting(
+        True, "a ridge head on cached features before and after the loop, if better"
+    )
     augment: str = setting("default", "augmentation of the modality; none for none")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
     seed: NonNegativeInt = setting(0, "of weights, order, augmentation, folds")
@@ -145,7 +147,7 @@ def main(config: Config) -> None:
     def fit(run: "Run", train: "Examples", validation: "Examples", seed: int) -> "Finetuned":
         set_seed(seed)  # the same weights on all processes
         tuning = build(start.build(train), (train, validation), seed=seed)
-        finetuning.warm_start(tuning, job, accelerator)
+        finetuning.warm_start(tuning, job, accelerator, ridge=config.refit)
         if tuning.trains:
             set_seed(seed, device_specific=True)  # dropout differs between processes
             tuning.take_best(run, loop(config, run, tuning))

@@ -315,8 +315,8 @@ def test_examples_of_several_splits_are_read_in_their_order():
     assert examples.of_splits(["a"]).table()["x"].to_pylist() == ["a0", "a3", "a1"]
 
 
-@pytest.mark.parametrize("is_fresh", [False, True])
-def test_the_loop_starts_at_the_ridge_head_of_a_saved_encoder(is_fresh, monkeypatch):
+@pytest.mark.parametrize(("is_fresh", "ridge"), [(False, True), (True, True), (False, False)])
+def test_the_loop_starts_at_the_ridge_head_of_a_saved_encoder(is_fresh, ridge, monkeypatch):
     features, examples = followed()
     monkeypatch.setattr(finetuning.building, "pooled_features", lambda *_: features)
     task = SurvivalTask(columns=("time", "event"), loss_name="efron", unit="years")
@@ -330,13 +330,13 @@ def test_the_loop_starts_at_the_ridge_head_of_a_saved_encoder(is_fresh, monkeypa
         starts_fitted=False,
     )
     job = SimpleNamespace(is_fresh=is_fresh, cache=None)
-    finetuning.warm_start(tuning, job, None)
+    finetuning.warm_start(tuning, job, None, ridge=ridge)
     expected = head(clinical=covariates)
     finetuning.fit_head(expected, task, examples, features)
     started = head_outputs(tuning.predictor.head, features, examples)
     fitted = head_outputs(expected, features, examples)
-    assert tuning.starts_fitted is not is_fresh
-    assert np.array_equal(started, fitted) is not is_fresh
+    assert tuning.starts_fitted is (ridge and not is_fresh)
+    assert np.array_equal(started, fitted) is (ridge and not is_fresh)
     # What the network adds to is the covariates alone in either case.
     alone = head_outputs(tuning.clinical_head, features, examples)
     np.testing.assert_allclose(

@@ -130,7 +130,9 @@ def _first_rows(train: Examples, processor: Any) -> np.ndarray:
     return np.unique(np.concatenate(few))
 
 
-def warm_start(tuning: Finetuning, job: Job, accelerator: Accelerator) -> None:
+def warm_start(
+    tuning: Finetuning, job: Job, accelerator: Accelerator, *, ridge: bool = True
+) -> None:
     """Start the loop where convex fits end: the clinical part alone, then a ridge on the features.
 
     The clinical part is fitted unpenalised, and is kept as what the network has to add to. A
@@ -139,6 +141,12 @@ def warm_start(tuning: Finetuning, job: Job, accelerator: Accelerator) -> None:
     where events are few (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
     Underperform Out-of-Distribution", ICLR 2022). Features of a new encoder will change beyond
     recognition, so that nothing is fitted on them.
+
+    Args:
+        tuning: Its head is fitted.
+        job: What is to be done.
+        accelerator: Knows the device.
+        ridge: Fit the features, too; without, their weights start at zero.
     """
     head, features = tuning.predictor.head, None
     if tuning.trains and not job.is_fresh:
@@ -147,7 +155,7 @@ def warm_start(tuning: Finetuning, job: Job, accelerator: Accelerator) -> None:
     fit_clinical(head, tuning.task, tuning.train)
     if head.config.clinical:
         tuning.clinical_head = copy.deepcopy(head)  # its features still weigh nothing
-    if features is not None and not head.config.hidden:
+    if ridge and features is not None and not head.config.hidden:
         fit_head(head, tuning.task, tuning.train, features)
         tuning.starts_fitted = True
 

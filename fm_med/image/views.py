@@ -1,32 +1,30 @@
 """Test-time augmentation: the same image seen mirrored and turned, features averaged."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fm_med.image.augment import eight_ways
+
 Views = Literal[1, 2, 4, 8]
 
 
-def other_views(pixel_values: Tensor, count: Views) -> Iterator[Tensor]:
+def other_views(pixel_values: Tensor, count: Views) -> list[Tensor]:
     """Return an image as it would look from other sides, without the one it is seen from.
 
     Args:
         pixel_values: (batch, 3, height, width).
-        count: 2 mirrored left to right; 4 also top to bottom and both; 8 also each of these with
-            height and width exchanged: all symmetries of a square.
+        count: 2 mirrored left to right; 4 also top to bottom and both; 8 all symmetries of a
+            square.
 
     Returns:
-        count - 1 batches: (batch, 3, height, width), and (batch, 3, width, height) exchanged.
+        count - 1 batches: (batch, 3, height, width), four of eight (batch, 3, width, height).
     """
-    flips: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-    for flip in flips[: min(count, 4)]:
-        seen = pixel_values.flip(flip)
-        if flip:
-            yield seen
-        if count == 8:
-            yield seen.transpose(2, 3)
+    if count == 8:
+        return eight_ways(pixel_values)[1:]
+    return [pixel_values.flip(axes) for axes in ((3,), (2,), (2, 3))[: count - 1]]
 
 
 def over_views(
