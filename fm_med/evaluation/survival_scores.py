@@ -126,9 +126,9 @@ def usable_horizons(
         if hazard is not None and time > hazard.follow_up:
             reason = f"the training follow-up ends after {hazard.follow_up:.1f} {unit}"
         elif events < FEWEST_BEYOND:
-            reason = f"only {events} persons had the event by then"
+            reason = f"fewer than {FEWEST_BEYOND} persons had the event by then"
         elif beyond < FEWEST_BEYOND:
-            reason = f"only {beyond} persons were followed for longer"
+            reason = f"fewer than {FEWEST_BEYOND} persons were followed for longer"
         else:
             times[f"{year:g}"], names[f"{year:g}"] = time, name
             continue
