@@ -192,7 +192,9 @@ def exit_code(command: Callable[[], object]) -> int:
         command()
     except InputError as error:
         if _first_to_tell(str(error)):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            # One write: `print` may write the line's end apart, after another process's line.
+            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.flush()
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
