@@ -190,8 +190,10 @@ def _fit(model: BertForMaskedLM, batches: list[Tensor], seed: int, progress: boo
     model.to(device).train()
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.01)
+    total = max(len(batches), 1) + 1
+    # A tenth of ten steps would be a rise from step 0 to step 0, by whose length torch divides.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, _LEARNING_RATE, total_steps=max(len(batches), 1) + 1, pct_start=0.1
+        optimiser, _LEARNING_RATE, total_steps=total, pct_start=0.2 if total == 10 else 0.1
     )
     losses: list[float] = []
     bar = tqdm(batches, desc="text model", unit="step", disable=None if progress else True)

@@ -85,6 +85,13 @@ def test_training_lowers_the_loss(tmp_path, reports):
     assert losses[1] < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("steps", range(7, 12))
+def test_any_number_of_steps_can_be_trained(tmp_path, reports, steps):
+    options = SMALL | {"num_epochs": steps}  # few reports are one batch
+    folder = train_text_model(reports, tmp_path / "model", max_steps=steps, **options)
+    assert f"{steps} epochs" in (folder / "README.md").read_text()
+
+
 def test_vocabulary_has_an_upper_bound(reports):
     assert len(train_tokenizer(reports, 80)) == 80
     assert 80 < len(train_tokenizer(reports, 4096)) < 400
