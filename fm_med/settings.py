@@ -199,6 +199,9 @@ def exit_code(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ImportError as error:  # its last line seldom names the cause, such as torchvision
+        error.add_note("fm-med doctor says what is wrong with this installation")
+        raise
     return 0
 
 

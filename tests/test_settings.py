@@ -178,6 +178,15 @@ def test_exit_codes(capsys):
         exit_code(lambda: 1 / 0)
 
 
+def test_a_package_that_cannot_be_imported_sends_to_the_doctor():
+    def fail():
+        raise ModuleNotFoundError("Could not import module 'BertForMaskedLM'")
+
+    with pytest.raises(ModuleNotFoundError) as caught:
+        exit_code(fail)
+    assert caught.value.__notes__ == ["fm-med doctor says what is wrong with this installation"]
+
+
 REFUSES = """
 import os, sys
 from fm_med.errors import InputError
