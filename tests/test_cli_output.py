@@ -1,5 +1,6 @@
 """What programs read of fm-med: exit codes 0, 1 and 2, and JSON that is alone on stdout."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from fitted_models import fitted, saved, small_cohort
 from fm_med import cli
 from fm_med.cli.command import Command
 from fm_med.cli.doctor import Doctor
+from fm_med.cli.made import tell_made
 from fm_med.doctor import Finding
 
 
@@ -27,7 +29,50 @@ def test_describe_gives_the_card(capsys, cohort):
     values = json.loads(printed(capsys, "cohort", "describe", cohort.path, "--json").out)
     assert values["modality"] == "ecg" and values["units"] == "mV" and values["skipped"] == 0
     assert sum(values["subjects"].values()) == 60
-    assert values["fingerprint"] == cohort.fingerprint
+    assert values["fingerprint"] == cohort.fingerprint and values["path"] == str(cohort.path)
+
+
+@pytest.mark.parametrize("name", sorted({*cli.COMMANDS} - {"completion"}))
+def test_every_command_but_the_shells_script_can_answer_in_json(name):
+    fields = {field.name: field for field in dataclasses.fields(cli.COMMANDS[name].settings)}
+    assert fields["json"].default is False
+
+
+def test_a_new_cohort_is_told_alone_on_stdout_and_notes_apart(capsys, tmp_path):
+    words = ("cohort", "simulate", tmp_path / "a", "--subjects", 20, "--workers", 1, "--json")
+    found = printed(capsys, *words)
+    assert json.loads(found.out)["path"] == str(tmp_path / "a") and found.err == ""
+    table = tmp_path / "t.csv"
+    table.write_text("x,y\n" + "".join(f"{row % 7},{row % 2}\n" for row in range(60)))
+    words = ("cohort", "table", tmp_path / "b", "--table", table, "--label", "y")
+    plain = printed(capsys, *words)
+    assert "1 numeric inputs: x" in plain.out and "every row counts" in plain.out
+    found = printed(capsys, *words[:2], tmp_path / "c", *words[3:], "--json")
+    values = json.loads(found.out)
+    assert values["modality"] == "tabular" and values["skipped"] == 0
+    assert "1 numeric inputs: x" in found.err and "every row counts" in found.err
+
+
+def test_a_part_of_a_cohort_is_told(capsys):
+    tell_made("somewhere", as_json=True, shard="2/8")
+    assert json.loads(capsys.readouterr().out) == {"path": "somewhere", "part": "2/8"}
+    tell_made("somewhere", as_json=False, shard="2/8", notes=["and more"])
+    assert capsys.readouterr().out.startswith("part 2/8 is in somewhere; join all parts with")
+
+
+def test_text_model_card_and_embed_give_what_they_wrote(capsys, cohort, tmp_path):
+    (tmp_path / "reports.txt").write_text("sinus rhythm\natrial fibrillation\n")
+    words = ("text-model", "--reports", tmp_path / "reports.txt", "--output", tmp_path / "bert")
+    words += ("--num_epochs", 0, "--hidden_size", 16, "--layers", 1, "--json")
+    values = json.loads(printed(capsys, *words).out)
+    assert values == {"folder": str(tmp_path / "bert"), "reports": 2}
+    folder = saved(tmp_path / "model", fitted(cohort), cohort)
+    values = json.loads(printed(capsys, "card", folder, "--json").out)
+    assert values == {"card": str(folder / "README.md")}
+    file = tmp_path / "e.parquet"
+    values = json.loads(printed(capsys, "embed", folder, cohort.path, file, "--json").out)
+    rows = sum(table.num_rows for table in cohort.splits.values())
+    assert values["file"] == str(file) and values["rows"] == rows and values["width"] > 0
 
 
 def test_check_gives_the_problems_and_its_status(capsys, cohort, tmp_path):

@@ -1,11 +1,12 @@
 """`fm-med cohort ...`: make a cohort, check it, describe it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fm_med.cli.command import Command
+from fm_med.cli.made import MADE_JSON, describe_folder, tell_made
 from fm_med.cli.table import ClinicalTable, clinical_table
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
@@ -23,6 +24,7 @@ class PtbXl:
     workers: int | None = setting(None, "processes that read; default: all cores")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
     shard: str | None = setting(None, SHARD_HELP)
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -47,6 +49,7 @@ class EcgTable:
     workers: int | None = setting(None, "processes that read; default: all cores")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
     shard: str | None = setting(None, SHARD_HELP)
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Merge:
     parts: list[str] | None = setting(None, "folders of all parts; default: those beside it")
     allow_duplicates: bool = setting(False, "proceed although equal recordings are in two splits")
     drop_duplicates: bool = setting(False, "of equal recordings, keep those of one split only")
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Simulate:
     effect: float = setting(1.0, "strength of the findings' effect on survival; 0 for none")
     event_share: float = setting(0.10, "share of persons with an observed event")
     workers: int | None = setting(None, "processes that simulate; default: all cores")
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -94,7 +99,7 @@ def ptbxl(settings: PtbXl) -> None:
         allow_duplicates=settings.allow_duplicates,
         shard=settings.shard,
     )
-    describe_converted(folder, settings.shard)
+    tell_made(folder, as_json=settings.json, shard=settings.shard)
 
 
 def ecg_table(settings: EcgTable) -> None:
@@ -121,15 +126,7 @@ def ecg_table(settings: EcgTable) -> None:
         allow_duplicates=settings.allow_duplicates,
         shard=settings.shard,
     )
-    describe_converted(folder, settings.shard)
-
-
-def describe_converted(folder: Path, shard: str | None) -> None:
-    """Say what was made: a cohort, or one part of it."""
-    if shard is None:
-        describe_folder(str(folder))
-    else:
-        print(f"part {shard} is in {folder}; join all parts with fm-med cohort merge")
+    tell_made(folder, as_json=settings.json, shard=settings.shard)
 
 
 def merge(settings: Merge) -> None:
@@ -142,8 +139,8 @@ def merge(settings: Merge) -> None:
         allow_duplicates=settings.allow_duplicates,
         drop_duplicates=settings.drop_duplicates,
     )
-    describe_folder(settings.destination)
-    print("the parts are not needed any more")
+    notes = ["the parts are not needed any more"]
+    tell_made(settings.destination, as_json=settings.json, notes=notes)
 
 
 def simulate(settings: Simulate) -> None:
@@ -160,7 +157,7 @@ def simulate(settings: Simulate) -> None:
         event_share=settings.event_share,
         workers=settings.workers,
     )
-    describe_folder(settings.destination)
+    tell_made(settings.destination, as_json=settings.json)
 
 
 def check(settings: Check) -> None:
@@ -182,22 +179,7 @@ def check(settings: Check) -> None:
 
 def describe(settings: Check) -> None:
     """Print what a cohort holds."""
-    if not settings.json:
-        describe_folder(settings.cohort)
-        return
-    from fm_med.cohort import open_cohort
-    from fm_med.cohort.reading import read_skipped
-
-    cohort = open_cohort(Path(settings.cohort))
-    skipped = len(read_skipped(cohort.path))
-    print(json.dumps({**asdict(cohort.card), "skipped": skipped}, indent=1))
-
-
-def describe_folder(folder: str) -> None:
-    """Print rows and persons per split, what was skipped, and warnings."""
-    from fm_med.cohort import describe_cohort
-
-    print(describe_cohort(folder))
+    tell_made(settings.cohort, as_json=settings.json)
 
 
 COHORT_COMMANDS = {

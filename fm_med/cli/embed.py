@@ -1,5 +1,6 @@
 """`fm-med embed`: the embeddings of a cohort's rows."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Embed:
     splits: list[str] | None = setting(None, "default: all, in the cohort's order")
     columns: list[str] | None = setting(None, "of the cohort, to keep beside: age sex ...")
     batch_size: int = setting(64, "rows at a time")
+    json: bool = setting(False, "print the result as JSON")
 
 
 def embed(settings: Embed) -> None:
@@ -37,7 +39,11 @@ def embed(settings: Embed) -> None:
         columns=settings.columns or [],
         batch_size=settings.batch_size,
     )
-    print(f"{rows} rows of width {source.encoder.config.pooled_size}: {path}")
+    width = source.encoder.config.pooled_size
+    if settings.json:
+        print(json.dumps({"file": str(path), "rows": rows, "width": width}))
+    else:
+        print(f"{rows} rows of width {width}: {path}")
 
 
 EMBED_COMMANDS = {

@@ -56,6 +56,7 @@ class Card:
     license: str | None = setting(None, "of the model, for example apache-2.0")
     evaluation: str | None = setting(None, "folder of the results; default: the run's report")
     replace: bool = setting(False, "an older card")
+    json: bool = setting(False, "print the result as JSON")
 
 
 def push(settings: Push) -> None:
@@ -151,7 +152,7 @@ def card(settings: Card) -> None:
         evaluation=Path(settings.evaluation) if settings.evaluation else None,
         replace=settings.replace,
     )
-    print(path)
+    print(json.dumps({"card": str(path)}) if settings.json else path)
 
 
 def training_cohort(folder: Path, named: str | None) -> "Cohort | None":

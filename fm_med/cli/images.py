@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm_med.cli.command import Command
+from fm_med.cli.made import MADE_JSON, tell_made
 from fm_med.errors import InputError
 from fm_med.settings import argument, setting
 
@@ -22,11 +23,11 @@ class Images:
     split: str | None = setting(None, "column with train, validation, test; default: 80/10/10")
     without_groups: bool = setting(False, "every image is a group of its own")
     seed: int = setting(0, "seed of the split by group")
+    json: bool = setting(False, MADE_JSON)
 
 
 def images(settings: Images) -> None:
     """Convert images."""
-    from fm_med.cohort import describe_cohort
     from fm_med.sources.images import ImageColumns, make_images
 
     if (settings.table is None) != (settings.path is None):
@@ -48,7 +49,7 @@ def images(settings: Images) -> None:
         without_groups=settings.without_groups,
         seed=settings.seed,
     )
-    print(describe_cohort(str(folder)))
+    tell_made(folder, as_json=settings.json)
 
 
 IMAGE_COMMANDS = {"cohort images": Command(Images, images, "make a cohort from images")}

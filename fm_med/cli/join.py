@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fm_med.cli.command import Command
+from fm_med.cli.made import MADE_JSON, tell_made
 from fm_med.settings import argument, setting
 
 
@@ -22,11 +23,11 @@ class Join:
     drop_first: list[str] | None = setting(None, "columns of the first to leave out")
     drop_second: list[str] | None = setting(None, "columns of the second to leave out")
     prefix: str = setting("", "before names of the second that the first has, too")
+    json: bool = setting(False, MADE_JSON)
 
 
 def join(settings: Join) -> None:
     """Join two cohorts and say what came of it."""
-    from fm_med.cli.cohort import describe_folder
     from fm_med.sources.join import join_cohorts
     from fm_med.sources.join_sides import JoinRules
 
@@ -44,7 +45,7 @@ def join(settings: Join) -> None:
             prefix=settings.prefix,
         ),
     )
-    describe_folder(str(folder))
+    tell_made(folder, as_json=settings.json)
 
 
 JOIN_COMMANDS = {"cohort join": Command(Join, join, "join two cohorts of different modalities")}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fm_med.cli.command import Command
+from fm_med.cli.made import MADE_JSON, tell_made
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
 
@@ -35,11 +36,11 @@ class Matrix:
     gene_map: str | None = setting(None, "table from the matrix's gene names to those to store")
     gene_lengths: str | None = setting(None, "table of gene and length in bases, for counts")
     seed: int = setting(0, "seed of the split by person")
+    json: bool = setting(False, MADE_JSON)
 
 
 def matrix(settings: Matrix) -> None:
     """Convert a matrix."""
-    from fm_med.cohort import describe_cohort
     from fm_med.sources.matrix import SampleColumns, make_matrix
 
     if settings.time and not settings.follow_up_unit:
@@ -66,7 +67,7 @@ def matrix(settings: Matrix) -> None:
         follow_up_unit=settings.follow_up_unit,
         seed=settings.seed,
     )
-    print(describe_cohort(str(folder)))
+    tell_made(folder, as_json=settings.json)
 
 
 MATRIX_COMMANDS = {

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fm_med.cli.cohort import SHARD_HELP, describe_converted
+from fm_med.cli.cohort import SHARD_HELP
 from fm_med.cli.command import Command
+from fm_med.cli.made import MADE_JSON, tell_made
 from fm_med.settings import argument, setting
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Code15:
     duplicates: Duplicates = setting("drop", DUPLICATES_HELP)
     workers: int | None = setting(None, WORKERS_HELP)
     shard: str | None = setting(None, SHARD_HELP)
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -46,6 +48,7 @@ class MimicIvEcg:
     duplicates: Duplicates = setting("drop", DUPLICATES_HELP)
     workers: int | None = setting(None, WORKERS_HELP)
     shard: str | None = setting(None, SHARD_HELP)
+    json: bool = setting(False, MADE_JSON)
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Cinc:
     duplicates: Duplicates = setting("drop", DUPLICATES_HELP)
     workers: int | None = setting(None, WORKERS_HELP)
     shard: str | None = setting(None, SHARD_HELP)
+    json: bool = setting(False, MADE_JSON)
 
 
 def code15(settings: Code15) -> None:
@@ -71,7 +75,7 @@ def code15(settings: Code15) -> None:
         millivolt_per_unit=settings.millivolt_per_unit,
         making=_making(settings),
     )
-    _describe(folder, settings.shard)
+    _tell(folder, settings)
 
 
 def mimic_iv_ecg(settings: MimicIvEcg) -> None:
@@ -87,7 +91,7 @@ def mimic_iv_ecg(settings: MimicIvEcg) -> None:
         keep_time=settings.keep_time,
         making=_making(settings),
     )
-    _describe(folder, settings.shard)
+    _tell(folder, settings)
 
 
 def cinc(settings: Cinc) -> None:
@@ -100,7 +104,7 @@ def cinc(settings: Cinc) -> None:
         max_seconds=settings.max_seconds,
         making=_making(settings),
     )
-    _describe(folder, settings.shard)
+    _tell(folder, settings)
 
 
 def _making(settings: Code15 | MimicIvEcg | Cinc) -> "Making":
@@ -114,16 +118,17 @@ def _making(settings: Code15 | MimicIvEcg | Cinc) -> "Making":
     )
 
 
-def _describe(folder: Path, shard: str | None) -> None:
+def _tell(folder: Path, settings: Code15 | MimicIvEcg | Cinc) -> None:
     """Say what was made, and how columns that differ from other cohorts are to be read."""
     from fm_med.cohort import COLUMN_MEANINGS, open_cohort
 
-    describe_converted(folder, shard)
-    if shard is None:
-        columns = open_cohort(folder).card.columns
-        for name in ("signal", "dx_codes"):
-            if ";" in columns.get(name, "") and columns[name] != COLUMN_MEANINGS.get(name):
-                print(f"  {name}: {columns[name]}")
+    columns = open_cohort(folder).card.columns if settings.shard is None else {}
+    notes = [
+        f"  {name}: {columns[name]}"
+        for name in ("signal", "dx_codes")
+        if ";" in columns.get(name, "") and columns[name] != COLUMN_MEANINGS.get(name)
+    ]
+    tell_made(folder, as_json=settings.json, shard=settings.shard, notes=notes)
 
 
 PUBLIC_COMMANDS = {

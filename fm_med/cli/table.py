@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fm_med.cli.made import MADE_JSON, tell_made
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
 
@@ -36,11 +37,11 @@ class ClinicalTable:
     seed: int = setting(0, "seed of the split by person")
     delimiter: str | None = setting(None, "of a CSV; default: found")
     encoding: str = setting("utf-8", "of a CSV")
+    json: bool = setting(False, MADE_JSON)
 
 
 def clinical_table(settings: ClinicalTable) -> None:
     """Convert a clinical table."""
-    from fm_med.cohort import describe_cohort
     from fm_med.sources.table import TableColumns, make_table
     from fm_med.sources.table_cells import CellRules
     from fm_med.sources.table_outcomes import OutcomeColumns
@@ -77,10 +78,10 @@ def clinical_table(settings: ClinicalTable) -> None:
         delimiter=settings.delimiter,
         encoding=settings.encoding,
     )
-    print(describe_cohort(folder))
-    print(describe_inputs(folder))
+    notes = [describe_inputs(folder)]
     if settings.subject is None:
-        print("  no --subject: every row counts as another person")
+        notes.append("  no --subject: every row counts as another person")
+    tell_made(folder, as_json=settings.json, notes=notes)
 
 
 def describe_inputs(folder: Path) -> str:

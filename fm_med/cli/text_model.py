@@ -1,5 +1,6 @@
 """`fm-med text-model`: train a small text model on the reports at hand, without a network."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class TextModel:
     layers: int = setting(3, "number of layers")
     vocabulary_size: int = setting(4000, "upper bound of the number of word pieces")
     seed: int = setting(0, "seed of weights, order and masks")
+    json: bool = setting(False, "print the result as JSON")
 
 
 def text_model(settings: TextModel) -> None:
@@ -37,7 +39,11 @@ def text_model(settings: TextModel) -> None:
         vocabulary_size=settings.vocabulary_size,
         seed=settings.seed,
     )
-    print(f"text model of {len(set(reports))} distinct reports: {settings.output}")
+    count = len(set(reports))
+    if settings.json:
+        print(json.dumps({"folder": settings.output, "reports": count}))
+    else:
+        print(f"text model of {count} distinct reports: {settings.output}")
 
 
 def read_reports(source: Path) -> list[str]:

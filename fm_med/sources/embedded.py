@@ -1,5 +1,6 @@
 """The embedded cohort: simulated on first use, kept in the cache, the default of the recipes."""
 
+import sys
 from pathlib import Path
 
 from fm_med.cache import cache_folder, made_once
@@ -18,7 +19,8 @@ def embedded_cohort(subjects: int, *, seed: int = 0) -> Path:
     folder = cache_folder() / "cohorts" / name
     with made_once(folder) as needed:
         if needed:
-            print(f"simulating {subjects} subjects (once, kept in {folder})", flush=True)
+            told = f"simulating {subjects} subjects (once, kept in {folder})"
+            print(told, file=sys.stderr, flush=True)  # stdout may be for JSON
             make_simulated(folder, subjects=subjects, seed=seed)
     return folder
 

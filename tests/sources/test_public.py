@@ -24,14 +24,14 @@ def test_every_setting_reaches_the_conversion(monkeypatch, name):
     given = {field.name: f"the {field.name}" for field in dataclasses.fields(kind)}
     seen = []
     monkeypatch.setattr(MAKERS[name], lambda *places, **options: seen.append((places, options)))
-    monkeypatch.setattr("fm_med.cli.public_cohorts._describe", lambda folder, shard: None)
+    monkeypatch.setattr("fm_med.cli.public_cohorts._tell", lambda folder, settings: None)
     PUBLIC_COMMANDS[name].run(kind(**given))
     ((places, options),) = seen
     assert [str(place) for place in places] == ["the source", "the destination"]
     making = dataclasses.asdict(options.pop("making"))
     del making["fractions"], making["rows_per_shard"]
     assert options | making == {
-        key: value for key, value in given.items() if key not in ("source", "destination")
+        key: value for key, value in given.items() if key not in ("source", "destination", "json")
     }
 
 
