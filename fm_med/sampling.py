@@ -127,6 +127,18 @@ class StratifiedSampler:
         return epoch, self.order(epoch)[position :: self.steps_per_epoch]
 
 
+def balanced_weights(strata: np.ndarray) -> np.ndarray:
+    """Return (rows,) float32 weights of mean 1, the same sum in each stratum.
+
+    What a fit without batches uses where `StratifiedSampler.balanced` would draw them.
+
+    Args:
+        strata: (rows,) int.
+    """
+    _, kind, count = np.unique(strata, return_inverse=True, return_counts=True)
+    return (len(strata) / (len(count) * count))[kind].astype(np.float32)
+
+
 def refuse_batch(rows: int, world_size: int, micro_batch_size: int | None) -> None:
     """Refuse a global batch that cannot be cut as wanted, before anything is written.
 

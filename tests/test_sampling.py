@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm_med.errors import InputError
-from fm_med.sampling import EpochSampler, StratifiedSampler, in_order, share
+from fm_med.sampling import EpochSampler, StratifiedSampler, balanced_weights, in_order, share
 
 
 @given(
@@ -126,3 +126,12 @@ def test_a_stratified_batch_depends_only_on_seed_and_step():
 def test_no_strata_to_sample_are_refused(rows, batch_size):
     with pytest.raises(InputError):
         StratifiedSampler(np.zeros(rows, np.int64), batch_size, seed=0)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_balanced_weights_give_each_stratum_the_same_sum(strata):
+    strata = np.array(strata)
+    weight = balanced_weights(strata)
+    assert weight.mean() == pytest.approx(1, rel=1e-5)
+    sums = [weight[strata == kind].sum() for kind in np.unique(strata)]
+    assert sums == pytest.approx([len(strata) / len(sums)] * len(sums), rel=1e-5)

@@ -203,6 +203,8 @@ def test_labels_of_a_set_and_their_balance():
     assert torch.equal(weighted, expected)
     focal = make_task("multilabel", where, loss="focal").loss({"logits": logits}, {"label": label})
     assert torch.equal(focal, focal_loss(logits, label=label))
+    with pytest.raises(InputError, match="weighs absent labels by itself"):
+        make_task("multilabel", where, loss="asymmetric").balanced(targets)
 
 
 @pytest.mark.parametrize("present", [False, True])
@@ -269,3 +271,5 @@ def test_a_number_is_learnt_in_its_own_unit():
         make_task("regression", cohort({"target": [1.0, 1.0]}))
     with pytest.raises(InputError, match="no numbers"):
         make_task("regression", cohort({"target": ["a", "b"]}))
+    with pytest.raises(InputError, match="for labels and classes"):
+        task.balanced(task.targets(where, "train"))

@@ -15,7 +15,7 @@ from fm_med.tasks.follow_up import FollowUpTask, Hazard, Unit
 from fm_med.tasks.labels import ClassificationTask, MultilabelTask
 from fm_med.tasks.regression import RegressionTask
 from fm_med.tasks.survival import SurvivalTask
-from fm_med.tasks.task import Targets, Task, Tensors
+from fm_med.tasks.task import ROW_WEIGHT, Targets, Task, Tensors
 
 TASKS: dict[str, type[Task]] = {
     task.name: task
@@ -85,6 +85,7 @@ def task_from_dict(values: dict[str, Any]) -> Task:
 
 
 __all__ = [
+    "ROW_WEIGHT",
     "TASKS",
     "ClassificationTask",
     "CompetingRisksTask",

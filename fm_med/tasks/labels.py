@@ -12,7 +12,7 @@ from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.metrics import accuracy, balanced_accuracy, macro_auroc, macro_f1
 from fm_med.objectives import asymmetric_loss, bce_loss, cross_entropy_loss, focal_loss
-from fm_med.tasks.task import Targets, Task, Tensors
+from fm_med.tasks.task import ROW_WEIGHT, Targets, Task, Tensors
 
 # A label that occurs once in ten thousand rows would otherwise outweigh all others.
 MAXIMUM_WEIGHT = 100.0
@@ -78,7 +78,15 @@ class MultilabelTask(Task):
                 raise InputError(f"{where}: label(s) {what} present, so not learnable: {wrong}")
 
     def balanced(self, targets: Targets) -> Self:
-        """Weigh a present label by absent over present rows."""
+        """Weigh a present label by absent over present rows.
+
+        Raises:
+            InputError: The loss has a balance of its own.
+        """
+        if self.loss_name == "asymmetric":
+            raise InputError(
+                "the asymmetric loss weighs absent labels by itself; leave out imbalance 'weight'"
+            )
         present = np.nansum(targets["label"], 0)
         absent = (~np.isnan(targets["label"])).sum(0) - present
         weight = np.clip(absent / np.maximum(present, 1), 1 / MAXIMUM_WEIGHT, MAXIMUM_WEIGHT)
@@ -92,13 +100,13 @@ class MultilabelTask(Task):
 
     def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return the mean over all known labels of the batch."""
-        logits, label = outputs["logits"], targets["label"]
+        logits, label, rows = outputs["logits"], targets["label"], targets.get(ROW_WEIGHT)
         weight = logits.new_tensor(self.pos_weight) if self.pos_weight else None
         if self.loss_name == "focal":
-            return focal_loss(logits, label=label, pos_weight=weight)
+            return focal_loss(logits, label=label, pos_weight=weight, row_weight=rows)
         if self.loss_name == "asymmetric":
-            return asymmetric_loss(logits, label=label)
-        return bce_loss(logits, label=label, pos_weight=weight)
+            return asymmetric_loss(logits, label=label, row_weight=rows)
+        return bce_loss(logits, label=label, pos_weight=weight, row_weight=rows)
 
     def scores(self, outputs: np.ndarray, targets: Targets) -> dict[str, float]:
         """Return unweighted cross-entropy and macro AUROC."""
@@ -191,9 +199,11 @@ class ClassificationTask(Task):
 
     def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return the cross-entropy of the batch."""
-        logits = outputs["logits"]
+        logits, rows = outputs["logits"], targets.get(ROW_WEIGHT)
         weight = logits.new_tensor(self.class_weight) if self.class_weight else None
-        return cross_entropy_loss(logits, label=targets["label"], class_weight=weight)
+        return cross_entropy_loss(
+            logits, label=targets["label"], class_weight=weight, row_weight=rows
+        )
 
     def scores(self, outputs: np.ndarray, targets: Targets) -> dict[str, float]:
         """Return unweighted cross-entropy and how often the largest logit is right."""

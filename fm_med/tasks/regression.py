@@ -73,6 +73,10 @@ class RegressionTask(Task):
         if not len(targets["target"]) or not np.ptp(targets["target"]) > 0:
             raise InputError(f"{where}: all rows of {self.columns[0]!r} have the same value")
 
+    def balanced(self, targets: Targets) -> Self:  # noqa: ARG002
+        """Refuse: a number is neither rare nor frequent."""
+        raise InputError("imbalance 'weight' is for labels and classes, and this task has a number")
+
     def strata(self, targets: Targets) -> np.ndarray:
         """Return the fifth of the distribution that the row lies in."""
         return np.searchsorted(np.quantile(targets["target"], QUINTILES), targets["target"])

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from fm_med.cohort import Cohort
 
 Targets = dict[str, np.ndarray]
 Tensors = Mapping[str, Tensor]
+ROW_WEIGHT = "row_weight"  # beside the targets where a fit weighs the rows of labels or classes
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,13 @@ class Task(ABC):
         """
         return self
 
-    def balanced(self, targets: Targets) -> Self:  # noqa: ARG002
-        """Return the task with rare labels weighted up, by the training targets."""
-        return replace(self)
+    @abstractmethod
+    def balanced(self, targets: Targets) -> Self:
+        """Return the task with rare labels weighted up, by the training targets.
+
+        Raises:
+            InputError: It has none.
+        """
 
     @abstractmethod
     def strata(self, targets: Targets) -> np.ndarray:

@@ -78,3 +78,19 @@ def test_huber_is_half_a_square_near_and_linear_far():
     value, target = torch.tensor([0.5, 4.0]), torch.zeros(2)
     assert huber_loss(value, target=target).item() == pytest.approx((0.125 + 3.5) / 2)
     assert squared_error_loss(value, target=target).item() == pytest.approx((0.25 + 16) / 2)
+
+
+@pytest.mark.parametrize("loss", [bce_loss, focal_loss, asymmetric_loss, cross_entropy_loss])
+def test_a_row_of_weight_two_is_a_row_that_comes_twice(loss):
+    rows, weight = [0, 0, 1, 2, 2, 2], torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64)
+    classes, label, extra = loss is cross_entropy_loss, LABEL, {}
+    if classes:
+        label, extra = torch.tensor([0, 1, 1]), {"class_weight": torch.tensor([1.0, 4.0]).double()}
+    elif loss is not asymmetric_loss:
+        extra = {"pos_weight": torch.tensor([3.0, 0.5], dtype=torch.float64)}
+    expected = loss(LOGITS[rows], label=label[rows], **extra).item()
+    found = loss(LOGITS, label=label, row_weight=weight / 2, **extra).item()
+    assert found == pytest.approx(expected)
+    if not classes:
+        unknown = loss(LOGITS, label=torch.full((3, 2), float("nan")), row_weight=weight)
+        assert unknown.item() == 0
