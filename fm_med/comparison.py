@@ -13,6 +13,7 @@ import numpy as np
 
 from fm_med.cohort import Cohort
 from fm_med.differences import Difference, judged, listed
+from fm_med.disclosure import MINIMUM
 from fm_med.errors import InputError
 from fm_med.examples import Examples, read_examples
 from fm_med.fusion.naming import JOINT, PARTS
@@ -32,7 +33,6 @@ from fm_med.reference import (
     sample_of,
     shares,
 )
-from fm_med.survival.subgroups import MINIMUM
 from fm_med.tasks import FollowUpTask
 
 FEWEST_NEW = 20  # persons; with fewer nothing but the form is compared

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fm_med.cohort import Cohort
+from fm_med.disclosure import covered_quantiles
 from fm_med.errors import InputError
+from fm_med.feeding import to_device
 from fm_med.tasks import Targets, Task
 
 SEX_CODE = {"female": 0.0, "male": 1.0}
@@ -24,7 +26,8 @@ class Covariate:
     Attributes:
         name: Column of the cohort.
         kind: "number" as it is; "yes_no" as 0 and 1; "sex" as female 0, male 1.
-        fill: What a missing value is replaced with: the median of the training rows.
+        fill: What a missing value is replaced with: the median of the training rows; of a number
+            known of fewer than about 40 persons their mean.
         low: Smallest value among the training rows' 1st and 99th percentiles.
         high: Largest of them; values far outside are worth a warning.
     """
@@ -89,8 +92,11 @@ def clinical_coding(cohort: Cohort, names: Sequence[str], split: str = "train") 
                 f"{where}: the clinical column {name!r} is "
                 f"{'missing' if not len(known) else 'the same'} in every row"
             )
-        # Rounded, as a quantile may be one patient's value and these are shared with a model.
-        low, fill, high = (float(f"{q:.3g}") for q in np.quantile(known, (0.01, 0.5, 0.99)))
+        found = np.quantile(known, (0.01, 0.5, 0.99))
+        if kind == "number":  # a quantile may be one person's value, and these are shared
+            people = np.unique(cohort.column(split, "subject_id"), return_inverse=True)[1]
+            found = covered_quantiles(known, (0.01, 0.5, 0.99), people[np.isfinite(numbers)])
+        low, fill, high = (float(f"{q:.3g}") for q in found)
         coding.append(Covariate(name, kind, fill=fill, low=low, high=high))
     return coding
 
@@ -182,13 +188,13 @@ class Examples:
 
     def tensors(self, rows: np.ndarray, device: torch.device | str) -> dict[str, Tensor]:
         """Return the targets of some rows on the device."""
-        return {name: torch.from_numpy(v[rows]).to(device) for name, v in self.targets.items()}
+        return {name: to_device(v[rows], device) for name, v in self.targets.items()}
 
     def covariates(self, rows: np.ndarray, device: torch.device | str) -> dict[str, Tensor]:
         """Return `clinical` of some rows on the device; nothing where there are none."""
         if not self.clinical.shape[1]:
             return {}
-        return {"clinical": torch.from_numpy(self.clinical[rows]).to(device)}
+        return {"clinical": to_device(self.clinical[rows], device)}
 
 
 def read_examples(

@@ -1,8 +1,9 @@
 """What a model folder keeps of its training rows, so that a new cohort can be compared with them.
 
 Aggregates only, over one row per person (the first): shares, of which those of fewer than ten
-persons are kept as none (or all); five quantiles with two significant digits; mean and variance of
-the pooled features. Nothing at all is kept of fewer than `FEWEST` persons.
+persons are kept as none (or all), and a level of a table that so few have not even by its name;
+five quantiles with two significant digits; mean and variance of the pooled features. Nothing at all
+is kept of fewer than `FEWEST` persons.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,10 @@ import torch
 from transformers import PreTrainedModel
 
 from fm_med.differences import Describing, RowFacts
+from fm_med.disclosure import MINIMUM
 from fm_med.examples import Examples
 from fm_med.fusion.naming import JOINT, PARTS, presence_column
 from fm_med.modalities import modality_of
-from fm_med.survival.subgroups import MINIMUM
 
 FEWEST = 50
 SAMPLED = 500  # persons of whom signals are read
@@ -214,6 +215,8 @@ def shares(facts: RowFacts, *, hide: bool) -> dict[str, tuple[float, int]]:
         if len(known) < (FEWEST if hide else 1):
             continue
         if hide and count < MINIMUM:
+            if name.startswith("level: "):  # a text of the table, that may be somebody's own
+                continue
             count = 0
         elif hide and len(known) - count < MINIMUM:
             count = len(known)

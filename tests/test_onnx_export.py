@@ -66,7 +66,8 @@ def visits_processor():
         [pa.array(values, field.type) for values, field in zip(arrays, fields)],
         schema=pa.schema(fields),
     )
-    return TableProcessor.for_cohort(SimpleNamespace(modality="tabular", name="t"), table)
+    tenfold = pa.concat_tables([table] * 10)  # levels are those of ten persons
+    return TableProcessor.for_cohort(SimpleNamespace(modality="tabular", name="t"), tenfold)
 
 
 def session(path):

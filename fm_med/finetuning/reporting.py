@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fm_med.disclosure import without_small_counts
 from fm_med.finetuning.building import Job
 from fm_med.finetuning.crossvalidation import CrossValidation
 from fm_med.finetuning.finishing import Finetuned, thresholds
@@ -98,7 +99,7 @@ def notes(
     return {
         "thresholds": thresholds(finished.tuning.task, judged.get("validation")),
         "rejection": rejected,
-        "training": training,
+        "training": without_small_counts(training),
         "reference": kept_reference(
             train, finished.tuning.predictor.encoder, finished.tuning.processor
         ),

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from fm_med.cohort import Cohort
+from fm_med.disclosure import MINIMUM
 from fm_med.fusion.naming import JOINT
 from fm_med.hub.staging import is_local
-from fm_med.survival.subgroups import MINIMUM
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from fm_med.disclosure import MINIMUM, without_small_counts
 from fm_med.hub.card_facts import Facts
 from fm_med.hub.card_results import calibration, results, table
 from fm_med.hub.cohort_facts import cohort_facts
 from fm_med.hub.staging import is_local
-from fm_med.survival.subgroups import MINIMUM
 
 Lines = list[str]
 
@@ -115,14 +115,14 @@ def _data(facts: Facts) -> Lines:
         card = facts.cohort.card
         lines = [f"{card.name}: {card.modality} in {card.units}.", ""]
         return [*lines, *cohort_facts(facts.cohort), "", f"Numbers below {MINIMUM} are not shown."]
-    known = facts.details.get("training", {})
+    known = without_small_counts(facts.details.get("training", {}))
     if not known:
         return ["Not stated: the training cohort was not at hand when this card was written."]
     lines = [f"{known.get('cohort', 'not stated')}."]
     for key, name in (("rows", "Rows"), ("persons", "Persons"), ("events", "Events")):
         count = known.get(key)
         if count is not None:
-            lines.append(f"- {name}: {count:,}" if count >= MINIMUM else f"- {name}: < {MINIMUM}")
+            lines.append(f"- {name}: {count:,}" if isinstance(count, int) else f"- {name}: {count}")
     return lines
 
 

@@ -5,26 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fm_med.cohort import Cohort
-from fm_med.survival.subgroups import MINIMUM, age_band
+from fm_med.disclosure import HIDDEN, MINIMUM, hidden_parts
+from fm_med.survival.subgroups import age_band
 
-HIDDEN = f"< {MINIMUM}"
 Lines = list[str]
 
 
 def shown(counts: Mapping[str, int]) -> dict[str, str]:
-    """Return counts of the parts of a whole as text, small ones hidden.
-
-    Who knows the whole could find a single hidden part by subtraction, so the smallest of the
-    others are hidden too, until two or more are hidden and together reach `MINIMUM`.
-    """
-    hidden = {name for name, count in counts.items() if count < MINIMUM}
-    rest = sorted(set(counts) - hidden, key=lambda name: counts[name])
-    while hidden and rest and (len(hidden) < 2 or sum(counts[n] for n in hidden) < MINIMUM):
-        hidden.add(rest.pop(0))
-    return {
-        name: ("not shown" if count >= MINIMUM else HIDDEN) if name in hidden else f"{count:,}"
-        for name, count in counts.items()
-    }
+    """Return counts of the parts of a whole as text, small ones hidden (`hidden_parts`)."""
+    found = hidden_parts(counts)
+    return {name: n if isinstance(n, str) else f"{n:,}" for name, n in found.items()}
 
 
 def share(count: int, total: int) -> str:

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import get_token
 
 from fm_med.cohort import Cohort
+from fm_med.disclosure import MINIMUM
 from fm_med.errors import InputError
 from fm_med.hub.card_facts import leaves_of
 from fm_med.hub.card_results import calibration, results
@@ -17,7 +18,6 @@ from fm_med.hub.fetching import folder_named, told
 from fm_med.hub.guard import Source, refuse_traces
 from fm_med.hub.traces import Traces
 from fm_med.hub.uploading import Content, Pushed, upload
-from fm_med.survival.subgroups import MINIMUM
 
 METRICS, PAGE = "metrics.json", "README.md"
 _NUMBERS = ("value", "low", "high", "n")

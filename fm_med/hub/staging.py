@@ -1,6 +1,7 @@
 """What a model says about where things lay at home, put as others can use it.
 
-Also the event times of single patients, which models saved by older versions hold.
+Also the event times of single patients and small numbers, which models saved by older versions
+hold.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
+from fm_med.disclosure import without_small_counts
 from fm_med.errors import InputError
 from fm_med.hub.fetching import folder_named
 from fm_med.hub.guard import Source
@@ -31,7 +33,7 @@ def is_local(name: str) -> bool:
 def without_paths(files: Mapping[str, Source]) -> dict[str, Source]:
     """Return the files with the paths of encoders blotted out; `set_bases` fills them again.
 
-    Event times of single patients go, too.
+    Event times of single patients and small numbers go, too.
     """
     staged = dict(files)
     for name, source in files.items():
@@ -65,10 +67,13 @@ def _changed(source: Source, change: Callable[[dict[str, Any]], bool]) -> Source
 def _blot_task(values: dict[str, Any]) -> bool:
     changed = _coarsen(values)
     training = values.get("training")
-    if not isinstance(training, dict) or not is_local(str(training.get("encoder"))):
+    if not isinstance(training, dict):
         return changed
-    training["encoder"] = LOCAL
-    return True
+    told = without_small_counts(training)
+    if is_local(str(told.get("encoder"))):
+        told["encoder"] = LOCAL
+    values["training"] = told
+    return changed or told != training
 
 
 def _coarsen(values: dict[str, Any]) -> bool:

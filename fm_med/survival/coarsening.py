@@ -51,7 +51,8 @@ def coarsened_hazard(hazard: Hazard, horizons: Iterable[float] = ()) -> Hazard:
 
     Of competing risks each cause is coarsened: the probability of no event stays the same at the
     grid and at the horizons, the share of each cause in it is that of the grid's steps. Hazards
-    per interval have no event times but their edges, which belong to the task, and stay.
+    per interval have no event times but their edges, which belong to the task, and stay; the end of
+    the follow-up is rounded.
 
     Args:
         hazard: As fitted.
@@ -62,7 +63,9 @@ def coarsened_hazard(hazard: Hazard, horizons: Iterable[float] = ()) -> Hazard:
         return coarsened(hazard, times)
     if isinstance(hazard, CauseHazards):
         return CauseHazards({name: coarsened(one, times) for name, one in hazard.baseline.items()})
-    return hazard
+    asked = [time for time in times if time <= hazard.follow_up]
+    end = max(_rounded_down(hazard.follow_up), *hazard.edges, *asked)
+    return replace(hazard, follow_up=float(end))
 
 
 def _rounded_down(time: float) -> float:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fm_med.disclosure import MINIMUM
 from fm_med.errors import InputError
 from fm_med.metrics import Interval
 
-MINIMUM = 10
 NOT_KNOWN = "not known"
 
 

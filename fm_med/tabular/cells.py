@@ -109,3 +109,14 @@ def level_cells(table: pa.Table, name: str, codes: dict[str, int], other: int) -
     encoded = cells.cast(pa.string()).dictionary_encode()
     known = [codes.get(level, other) for level in encoded.dictionary.to_pylist()]
     return np.append(np.array(known, np.int64), -1)[pc.fill_null(encoded.indices, -1).to_numpy()]
+
+
+def cell_persons(table: pa.Table, name: str) -> np.ndarray:
+    """Return (cells,) numbers of whose a column's cells are; without ids each row is another's."""
+    persons = np.arange(table.num_rows)
+    if "subject_id" in table.column_names:
+        persons = flat(table.column("subject_id")).dictionary_encode().indices.to_numpy()
+    column = table.column(name)
+    if not pa.types.is_list(column.type):
+        return persons
+    return np.repeat(persons, pc.fill_null(pc.list_value_length(column), 0).to_numpy())

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from fm_med.disclosure import MINIMUM, common_levels
 from fm_med.errors import InputError
 from fm_med.processors import StrictProcessor
-from fm_med.tabular.cells import VisitLayout, flat, level_cells, numeric_cells
+from fm_med.tabular.cells import VisitLayout, cell_persons, flat, level_cells, numeric_cells
 from fm_med.tabular.scaling import NumericScale
 
 VISIT_TIME = "visit_time"
@@ -24,7 +25,9 @@ class TableProcessor(StrictProcessor):
 
     A missing number becomes the training median and is flagged in `missing`; a missing level has a
     code of its own. A column that was complete in training cannot teach what its absence means:
-    there the flag stays down and a missing level counts as unseen. Unseen levels have code 0.
+    there the flag stays down and a missing level counts as unseen. Unseen levels have code 0, and
+    so have those of fewer than ten persons: nothing that is saved tells of so few (see
+    `fm_med.disclosure`). A column without a level of ten persons says nothing then.
 
     Args:
         numeric: Names of the numeric columns.
@@ -89,7 +92,8 @@ class TableProcessor(StrictProcessor):
             max_visits: As of the class.
 
         Raises:
-            InputError: Another modality, no input, or a column that is missing in all rows.
+            InputError: Another modality, no input, a column that is missing in all rows, or
+                levels alone of which none is that of ten persons.
         """
         if card.modality != "tabular":
             raise InputError(f"the cohort {card.name} holds {card.modality}, expected tabular")
@@ -103,16 +107,25 @@ class TableProcessor(StrictProcessor):
             if flat(rows.column(name)).is_valid().false_count == len(flat(rows.column(name))):
                 raise InputError(f"column {name!r} is missing in every training row; leave it out")
         cells = {name: numeric_cells(rows, name) for name in numeric}
-        texts = {name: flat(rows.column(name)).cast(pa.string()) for name in categorical}
         curved = rows.num_rows >= ROWS_PER_COLUMN * (len(numeric) + len(categorical))
-        scales = [NumericScale.fit(cells[name], scaling, curved=curved) for name in numeric]
+        persons = {name: cell_persons(rows, name) for name in numeric}
+        scales = [
+            NumericScale.fit(cells[name], scaling, persons=persons[name], curved=curved)
+            for name in numeric
+        ]
+        levels = {name: _levels(rows, name) for name in categorical}
+        if not numeric and not any(levels.values()):
+            raise InputError(
+                f"no level of {', '.join(categorical)} is that of {MINIMUM} persons or more, and "
+                f"rarer ones are not kept: nothing can be learnt from these {rows.num_rows} rows"
+            )
         return cls(
             numeric=numeric,
             scales=[scale.to_dict() for scale in scales],
             flagged=[bool(np.isnan(cells[name]).any()) for name in numeric],
             categorical=categorical,
-            levels=[sorted(pc.unique(text).drop_null().to_pylist()) for text in texts.values()],
-            blank=[text.null_count > 0 for text in texts.values()],
+            levels=list(levels.values()),
+            blank=[flat(rows.column(name)).null_count > 0 for name in categorical],
             visits=VISIT_TIME in rows.column_names,
             time_scale=_typical_gap(rows),
             max_visits=max_visits,
@@ -191,6 +204,14 @@ class TableProcessor(StrictProcessor):
 def _input_kind(column: pa.Field) -> str | None:
     kind = (column.metadata or {}).get(b"input")
     return kind.decode() if kind else None
+
+
+def _levels(rows: pa.Table, name: str) -> list[str]:
+    """Return the levels of a column that are those of enough persons."""
+    cells = flat(rows.column(name)).cast(pa.string())
+    known = cells.is_valid().to_numpy(zero_copy_only=False)
+    texts = cells.drop_null().to_numpy(zero_copy_only=False).astype(str)
+    return common_levels(texts, cell_persons(rows, name)[known])
 
 
 def _typical_gap(rows: pa.Table) -> float:

@@ -6,7 +6,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from scipy.stats import norm
 
-KNOTS = 65
+from fm_med.disclosure import MINIMUM, covered_quantiles
+
+KNOTS = 65  # at most
 MOST_BINS = 16
 # Where knots of curves and their ends lie (Harrell, Regression Modeling Strategies, 2.4.6): with 3
 # knots .10 .50 .90, with 4 .05 .35 .65 .95, with 5 .05 .275 .50 .725 .95.
@@ -20,16 +22,19 @@ FARTHEST = 8.0
 
 @dataclass(frozen=True)
 class NumericScale:
-    """What training rows tell about a column.
+    """What training rows tell about a column, no extreme and no single person's end of it.
 
     Attributes:
         method: "standard" or "quantile".
-        median: Replaces missing values.
+        median: Replaces missing values; the mean where fewer than about 40 persons are known.
         mean: Of the known values.
         scale: Their standard deviation; 0 for a constant column, which is scaled to 0.
-        knots: Quantiles of the known values, evenly spaced in rank.
+        knots: Quantiles of the known values, evenly spaced in rank; one per ten persons, at most
+            `KNOTS` (models of older versions have as many, with the extremes at the ends).
         quantiles: The known values at `RANKS`; empty where no curve can be learnt, because the
             column has few different values or the table few rows.
+
+    Quantiles are those of `fm_med.disclosure.covered_quantiles`.
     """
 
     method: Literal["standard", "quantile"]
@@ -41,23 +46,31 @@ class NumericScale:
 
     @classmethod
     def fit(
-        cls, values: np.ndarray, method: Literal["standard", "quantile"], *, curved: bool = True
+        cls,
+        values: np.ndarray,
+        method: Literal["standard", "quantile"],
+        *,
+        persons: np.ndarray | None = None,
+        curved: bool = True,
     ) -> Self:
-        """Learn from (rows,) values; NaN is missing.
+        """Learn from (cells,) values; NaN is missing.
 
         Args:
             values: Of the training rows.
             method: How values are scaled.
+            persons: (cells,) numbers of whose they are; None: each another's.
             curved: Whether there are rows enough for curves.
         """
         known = values[~np.isnan(values)]
-        knots = np.quantile(known, np.linspace(0, 1, KNOTS))
+        who = np.arange(len(known)) if persons is None else persons[~np.isnan(values)]
+        number = int(np.clip(len(np.unique(who)) // MINIMUM + 1, 3, KNOTS))
+        knots = covered_quantiles(known, np.linspace(0, 1, number), who)
         scale = float(known.std())
         if not scale > 1e-9 * max(1.0, float(np.abs(known).max())):
             scale = 0.0  # rounding of a constant
-        median = float(np.median(known))
+        median = float(covered_quantiles(known, [0.5], who)[0])
         many = curved and scale > 0 and len(np.unique(known)) > FEW_VALUES
-        quantiles = np.quantile(known, RANKS).tolist() if many else []
+        quantiles = covered_quantiles(known, RANKS, who).tolist() if many else []
         return cls(method, median, float(known.mean()), scale, knots.tolist(), quantiles)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +85,7 @@ class NumericScale:
         if self.method == "standard":
             return np.clip((filled - self.mean) / self.scale, -FARTHEST, FARTHEST)
         # a value that many rows share has the mean of their ranks
-        knots, share = np.array(self.knots), np.linspace(0, 1, KNOTS)
+        knots, share = np.array(self.knots), np.linspace(0, 1, len(self.knots))
         low = np.interp(filled, knots, share)
         high = 1 - np.interp(-filled, -knots[::-1], share)
         rank = np.clip((low + high) / 2, 0.5 / KNOTS, 1 - 0.5 / KNOTS)

@@ -1,5 +1,7 @@
 """A shared baseline hazard tells no patient's event time and the same risks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,4 +86,7 @@ def test_causes_keep_their_sum_on_the_grid():
 
 def test_hazards_per_interval_stay():
     hazard = DiscreteHazard(np.array([1.0, 2.0]), 3.0)
-    assert coarsened_hazard(hazard) is hazard
+    assert coarsened_hazard(hazard) == hazard
+    longest = coarsened_hazard(replace(hazard, follow_up=1234.5), (5.0, 1234.0, 9999.0))
+    assert longest.follow_up == 1234.0  # an asked horizon; else 1230, nobody's to the day
+    assert coarsened_hazard(replace(hazard, follow_up=1234.5)).follow_up == 1230.0

@@ -44,12 +44,12 @@ def test_of_visits_the_latest_counts():
 
 
 def test_the_same_columns_need_no_attention():
-    found = fits(TableProcessor.for_cohort(CARD, TRAINED), CARD, TRAINED)
+    found = fits(TableProcessor.for_cohort(CARD, pa.concat_tables([TRAINED] * 10)), CARD, TRAINED)
     assert set(states(found).values()) == {"ok"}
 
 
 def test_absent_new_and_changed_columns_and_unseen_levels_are_told():
-    processor = TableProcessor.for_cohort(CARD, TRAINED)
+    processor = TableProcessor.for_cohort(CARD, pa.concat_tables([TRAINED] * 10))
     assert states(fits(processor, CARD, table(grade=["a"])))["columns"] == "attention"
     other = table(age=["1", "2"], grade=["a", "c"], more=[1.0, 2.0])
     found = {line.topic: line for line in fits(processor, CARD, other)}
@@ -61,5 +61,5 @@ def test_absent_new_and_changed_columns_and_unseen_levels_are_told():
 
 
 def test_steps_name_the_columns_in_order():
-    text = " ".join(steps(TableProcessor.for_cohort(CARD, TRAINED)))
+    text = " ".join(steps(TableProcessor.for_cohort(CARD, pa.concat_tables([TRAINED] * 10))))
     assert "numeric, in this order: age" in text and "categorical, in this order: grade" in text

@@ -60,7 +60,7 @@ def test_bends_are_those_of_the_splines_of_survival(knots, low, high, seed):
 @pytest.mark.parametrize("knots", [3, 4, 5])
 def test_knots_are_harrells_quantiles_of_the_training_rows(knots):
     generator = np.random.default_rng(knots)
-    train, new = generator.gamma(2.0, size=400), generator.gamma(2.0, size=50)
+    train, new = generator.gamma(2.0, size=1200), generator.gamma(2.0, size=50)
     processor = TableProcessor.for_cohort(CARD, table(age=train.tolist()))
     found = design(processor, table(age=new.tolist()), num_knots=knots)
     spline = RestrictedCubicSpline.fit((train - train.mean()) / train.std(), knots)
@@ -101,8 +101,13 @@ CLINIC = table(
 )
 
 
+def twenty(rows):
+    """Twenty persons for each row: what is learnt must be that of ten at least."""
+    return pa.concat_tables([rows] * 20).combine_chunks()
+
+
 def test_levels_and_missing_cells():
-    processor = TableProcessor.for_cohort(CARD, CLINIC)
+    processor = TableProcessor.for_cohort(CARD, twenty(CLINIC))
     found = design(processor, CLINIC)
     # age, sodium, age missing, stage I, II, III, sex m against f, stage missing
     assert found[:, 2:].tolist() == [
