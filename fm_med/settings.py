@@ -1,6 +1,7 @@
 """Settings of a recipe: a dataclass read from flags and YAML, refused in one line when wrong.
 
-Light on purpose: `--help` and a mistyped flag must answer before torch is imported.
+Light on purpose: `--help` and a mistyped flag must answer before torch is imported, and the list of
+commands before the parser is.
 """
 
 import dataclasses
@@ -13,12 +14,12 @@ from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-import yaml
-from jsonargparse import ArgumentParser
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from fm_med.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 Settings = TypeVar("Settings")
 
@@ -58,8 +59,10 @@ def parse_settings(
 
 def settings_parser(
     kind: type, *, description: str = "", program: str | None = None
-) -> ArgumentParser:
+) -> "ArgumentParser":
     """Build the parser of a settings dataclass; its errors are raised, not printed."""
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser(
         exit_on_error=False, allow_abbrev=False, description=description, prog=program
     )
@@ -79,7 +82,7 @@ def settings_parser(
     return parser
 
 
-def read_settings(kind: type[Settings], parser: ArgumentParser, argv: Sequence[str]) -> Settings:
+def read_settings(kind: type[Settings], parser: "ArgumentParser", argv: Sequence[str]) -> Settings:
     """Parse `argv` with a parser of `settings_parser` and return the filled dataclass.
 
     Raises:
@@ -170,11 +173,15 @@ def _one_line(message: str, names: list[str]) -> str:
 
 def save_settings(settings: Any, path: Path) -> None:
     """Write a settings dataclass as YAML, every field in its order."""
+    import yaml
+
     path.write_text(yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False))
 
 
 def changed_settings(settings: Any, path: Path) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ from a saved file as {name: (saved, now)}."""
+    import yaml
+
     saved = yaml.safe_load(path.read_text())
     now = dataclasses.asdict(settings)
     return {
