@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from fm_med.errors import InputError
 from fm_med.zero import ZeroAccelerator, asked_stage
 
 Precision = Literal["auto", "no", "bf16", "fp16"]
+COMPILER = "inductor"  # of `torch.compile`
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -56,18 +57,27 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
 
 
 def prepare(
-    accelerator: Accelerator, model: Model, optimizer: Optimizer
+    accelerator: Accelerator, model: Model, optimizer: Optimizer, *, compiled: bool = False
 ) -> tuple[nn.Module, Any, Model]:
     """Prepare what is trained for the processes, and keep a model that is not spread over them.
 
     Parts of a sharded model cannot be called by themselves, nor saved by one process. So beside it
     a copy waits in the memory of the host, to be filled by `whole` and by `load_best`.
 
+    Args:
+        accelerator: Knows the processes.
+        model: To be trained; its `encoder` is the part that is compiled.
+        optimizer: Of the model's parameters.
+        compiled: Have `torch.compile` make faster code of the encoder, at its first calls. Its
+            weights, their names and what is saved stay the same.
+
     Returns:
         The model to train, its optimiser, and the model to evaluate and save: the given one, with
         the trained parameters, unless they are sharded.
     """
     twin = copy.deepcopy(model) if accelerator.is_fsdp2 else model
+    if compiled:
+        cast(nn.Module, model.encoder).compile(backend=COMPILER)
     trained, prepared = accelerator.prepare(model, optimizer)
     return trained, prepared, twin
 

@@ -102,3 +102,49 @@ def test_auto_precision_is_bf16_only_where_it_is_native(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert distributed.native_bf16("cpu") is False
     assert distributed.native_bf16("cuda") is torch.cuda.is_available()
+
+
+class Encoder(torch.nn.Module):
+    """A layer in a module of one's own: `torch.compile` leaves torch's modules as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x))
+
+
+class Tower(torch.nn.Module):
+    """As little of what the recipes train as `prepare` needs: an encoder and something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = Encoder()
+        self.head = torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiling_replaces_the_encoders_code_and_nothing_else(compiled, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(distributed, "COMPILER", backend)
+    model, x = Tower(), torch.randn(4, 3)
+    wanted, names = model(x), list(model.state_dict())
+    made = distributed.accelerator(mixed_precision="no")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained, _, whole = distributed.prepare(made, model, optimizer, compiled=compiled)
+    torch.testing.assert_close(trained(x), wanted, rtol=0, atol=0)
+    assert len(graphs) == compiled
+    assert whole is model
+    assert list(whole.state_dict()) == names
+    trained(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.compiler.reset()
