@@ -1,9 +1,13 @@
 """Shell completion: offered words are real ones, and making the script imports nothing heavy."""
 
 import dataclasses
+import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,3 +82,83 @@ def test_the_command_prints_it_without_importing_torch(capsys):
     assert done.stderr == "[]" and done.stdout.startswith("autoload -U +X compinit")
     assert cli.main(["completion", "tcsh"]) == 2
     assert "shell" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------- In shells of their own
+
+
+def typed(shell, folder, line, wanted):
+    """Type a line with its tabs into an interactive shell; return what the terminal shows then."""
+    path = folder / f"completion.{shell}"
+    path.write_text(script(shell, cli.COMMANDS))
+    terminal, shells = pty.openpty()
+    process = subprocess.Popen(
+        [shell, *(["--norc"] if shell == "bash" else ["-f"]), "-i"],
+        stdin=shells,
+        stdout=shells,
+        stderr=shells,
+        env={**os.environ, "TERM": "dumb", "PS1": "$ ", "COLUMNS": "200", "HOME": str(folder)},
+        start_new_session=True,
+    )
+    os.close(shells)
+    try:
+        os.write(terminal, f"source {path}; echo all''read\n".encode())
+        read_until(terminal, ["allread"])
+        os.write(terminal, line.encode())
+        return read_until(terminal, wanted)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def read_until(terminal, wanted, seconds=30):
+    shown, end = "", time.monotonic() + seconds
+    while not all(word in shown for word in wanted) and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.2)[0]:
+            shown += os.read(terminal, 65536).decode(errors="replace")
+    return shown
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("fm-med \t\t", ["cohort", "compare-cohort", "push", "--help"]),
+        ("fm-med pus\t", ["fm-med push "]),
+        ("fm-med cohort simulate x --\t\t", ["--hospital", "--seed", "--config"]),
+        ("fm-med push x org/name --kind re\t", ["--kind report "]),
+    ],
+)
+def test_the_tab_key_completes(shell, line, wanted, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} on this machine")
+    shown = typed(shell, tmp_path, line, wanted)
+    assert all(word in shown for word in wanted), shown
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "unwanted"),
+    [
+        ("fm-med ", {"cohort", "compare-cohort", "push"}, {"check", "--seed"}),
+        ("fm-med cohort c", {"check", "cinc", "code15"}, {"card", "compare-cohort"}),
+        ("fm-med cohort simulate x --h", {"--hospital", "--help"}, {"--seed"}),
+        ("fm-med push x org/name --kind ", {"model", "cohort", "report"}, {"--kind"}),
+    ],
+)
+def test_fish_completes(line, wanted, unwanted, tmp_path):
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("there is no fish on this machine")
+    path = tmp_path / "completion.fish"
+    path.write_text(script("fish", cli.COMMANDS))
+    done = subprocess.run(
+        [fish, "--no-config", "-c", f"source {path}; complete -C '{line}'"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = {line.split("\t")[0] for line in done.stdout.splitlines()}
+    assert wanted <= found and not unwanted & found
