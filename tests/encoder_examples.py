@@ -125,7 +125,7 @@ EXAMPLES: dict[str, Example] = {
     ),
     "vit1d": Example(ViT1dConfig(hidden_size=16, num_layers=2, num_heads=2, patch_samples=20), ecg),
     "lstm_attention": Example(
-        LstmAttentionConfig(**TABLE, hidden_size=16, num_heads=2, dropout=0.0), table
+        LstmAttentionConfig(**TABLE, visits=True, hidden_size=16, num_heads=2, dropout=0.0), table
     ),
     "malnet_paper": Example(
         MalnetPaperConfig(**TABLE, hidden_size=16, num_heads=2, dropout=0.0), table

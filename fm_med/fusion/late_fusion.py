@@ -43,7 +43,8 @@ class LateFusionConfig(PreTrainedConfig):
         settings = getattr(self, part)
         if not settings or "model_type" not in settings:
             raise InputError(f"a late fusion needs the config of its {part} encoder")
-        return AutoConfig.for_model(**settings)
+        kind = type(AutoConfig.for_model(settings["model_type"]))
+        return kind.from_dict(settings)  # as from a file: what it lacks may be older than a field
 
     @property
     def pooled_size(self) -> int:

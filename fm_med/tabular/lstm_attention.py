@@ -1,6 +1,7 @@
 """LSTM and attention over a person's visits (MAL-Net with visits as the sequence)."""
 
 import math
+from typing import Any, Self
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -26,6 +27,8 @@ class LstmAttentionConfig(TableConfig):
         dropout: Of a visit's cells' sum and in the blocks.
         history_scale: Of the pooled output's first half in the beginning. Small, so that a new
             encoder is nearly linear and LSTM and attention grow where they help.
+        history: Tell the encoder of visits which one of a person's each is and how long after the
+            first; an LSTM of few persons does not learn to count.
     """
 
     model_type = "fm_med_lstm_attention"
@@ -36,6 +39,17 @@ class LstmAttentionConfig(TableConfig):
     mlp_ratio: int = 2
     dropout: float = 0.1
     history_scale: float = 0.1
+    history: bool = True
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Read a saved config; one that does not mention `history` is older than it."""
+        return super().from_dict({"history": False, **config_dict}, **kwargs)
+
+    @property
+    def counts_visits(self) -> bool:
+        """Whether there is a history to tell of."""
+        return self.history and self.visits
 
     @property
     def pooled_size(self) -> int:
@@ -50,7 +64,9 @@ class LstmAttentionModel(PreTrainedModel):
     of one record, which have no order, and loses to logistic regression.) The pooled output has
     two halves: what LSTM and attention say of the history, and a linear view of the latest visit.
     With it the model holds a logistic regression, which is hard to beat on a single visit, where
-    an LSTM has one step and attention is no more than two linear layers.
+    an LSTM has one step and attention is no more than two linear layers. For the same reason a
+    visit's number and the time since the first enter beside its cells: neither attention nor an
+    LSTM that saw a few hundred persons can count. Of a first visit both are 0.
 
     Shape:
         - numeric, missing: (batch, visits, num_numeric); categorical: (batch, visits, columns).
@@ -75,6 +91,7 @@ class LstmAttentionModel(PreTrainedModel):
         width = config.hidden_size
         self.cells = nn.Linear(2 * config.num_numeric, width) if config.num_numeric else None
         self.level_cells = LevelEmbedding(config.levels, width) if config.levels else None
+        self.number = nn.Linear(2, width, bias=False) if config.counts_visits else None
         self.gaps = nn.Linear(2, width, bias=False)
         self.norm1 = nn.LayerNorm(width)
         self.lstm = nn.LSTM(width, width, batch_first=True)
@@ -141,6 +158,8 @@ class LstmAttentionModel(PreTrainedModel):
             visit = visit + self.cells(torch.cat([cells.numeric, flags], -1))
         if self.level_cells is not None:
             visit = visit + self.level_cells(cells.categorical).sum(-2)
+        if self.number is not None:
+            visit = visit + self.number(visits_so_far(cells))
         latest = cells.last(visit)
         dropout = self.config.dropout if self.training else 0.0
         x = functional.dropout(self.norm1(visit + self.gaps(time_gaps(cells))), dropout)
@@ -180,6 +199,13 @@ def time_gaps(cells: Cells) -> Tensor:
     before = torch.diff(cells.time, dim=1, prepend=cells.time[:, :1])
     until = cells.last(cells.time)[:, None] - cells.time
     return torch.stack([before, until], -1).clamp(min=0).log1p()
+
+
+def visits_so_far(cells: Cells) -> Tensor:
+    """Return (batch, visits, 2): log of a visit's number, and time since the first, log1p."""
+    number = cells.mask.to(cells.time.dtype).cumsum(1).clamp(min=1)
+    since = (cells.time - cells.time[:, :1]).clamp(min=0)
+    return torch.stack([number.log(), since.log1p()], -1)
 
 
 def initialise_lstm(lstm: nn.LSTM) -> None:
