@@ -3,7 +3,7 @@
     python scripts/bench_cox.py [--rows 256 4096 65536 1000000]
 
 Follow-up in whole days (so: ties), 5 % events, one thread. "sort reused": the plan of risk sets is
-built once per cohort, as training does. torchsurv runs up to 65,536 rows.
+built once per cohort, for training on the whole of it. torchsurv runs up to 65,536 rows.
 """
 
 import argparse

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fm_med.errors import InputError
-from fm_med.objectives.risk_set import WIDE, RiskSetPlan, Ties, log_sum
+from fm_med.objectives.risk_set import RiskSetPlan, Ties
+from fm_med.objectives.sums import LOGARITHMS, PLAIN, WIDE, Form
 
 
 def cox_loss(
@@ -73,45 +74,45 @@ class _Cox(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_hazard: Tensor, plan: RiskSetPlan) -> Tensor:
-        exact = log_hazard.detach().double()
-        weight = torch.ones_like(exact) if plan.weight is None else plan.weight
-        total = weight[plan.event].sum()
-        ctx.plan, ctx.dtype = plan, log_hazard.dtype
-        ctx.empty = not bool(total > 0)
         result = torch.promote_types(log_hazard.dtype, torch.float32)
-        if ctx.empty:
+        ctx.plan, ctx.dtype = plan, log_hazard.dtype
+        weights = plan.weights
+        if not weights.total > 0:
             return log_hazard.new_zeros((), dtype=result)
-        ctx.wide = bool(exact.max() - exact.min() > WIDE)
-        weighted = exact if plan.weight is None else exact + weight.log()
-        risk = plan.at_risk.log_sum_rows(weighted, ctx.wide)
-        term = risk[plan.term_group]
+        exact = log_hazard.detach().to(torch.float64, copy=True)
+        low, high = exact.aminmax()
+        narrow = bool(high - low + weights.spread <= WIDE)
+        form: Form = PLAIN if narrow else LOGARITHMS
+        exact -= high
+        own = weights.event @ exact.index_select(0, plan.event)
+        hazard = form.hold(exact if weights.log is None else exact.add_(weights.log))
+        term = plan.at_risk.sum_rows(hazard, form).index_select(0, plan.term_group)
         if plan.term_share is not None:
-            tied = log_sum(weighted[plan.event], plan.event_group, plan.groups) - risk
-            term = term + torch.log1p(-plan.term_share * tied.exp()[plan.term_group])
-        ctx.save_for_backward(weighted, weight, term, total)
-        # Multiplied only where the weight is not 0: 0 * -inf is not a number.
-        likelihood = (weight * exact)[plan.event].sum() - _product(plan.term_weight, term).sum()
-        return (-likelihood / total).to(result)
+            of_events = hazard.index_select(0, plan.event)
+            tied = form.collect(of_events, plan.event_group, plan.groups)
+            tied = tied.index_select(0, plan.term_group)
+            term = form.less(term, plan.term_share, tied)
+        ctx.form = form
+        ctx.save_for_backward(hazard, term)
+        value = (plan.term_weight @ form.log(term) - own) / weights.total + weights.log_scale
+        return value.to(result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        plan = ctx.plan
-        if ctx.empty:
+        plan: RiskSetPlan = ctx.plan
+        weights = plan.weights
+        if not weights.total > 0:
             return gradients[0].new_zeros(plan.rows, dtype=ctx.dtype), None
-        weighted, weight, term, total = ctx.saved_tensors
-        # A risk set of weight 0 has a term of -inf, which counts for nothing.
-        slope = torch.where(plan.term_weight > 0, plan.term_weight.log() - term, -torch.inf)
-        per_group = slope
+        hazard, term = ctx.saved_tensors
+        form: Form = ctx.form
+        slope = form.divide(plan.term_weight, term)
+        per_group = form.collect(slope, plan.term_group, plan.groups)
+        result = form.product(hazard, plan.at_risk.sum_groups(per_group, form))
+        own = weights.event
         if plan.term_share is not None:
-            per_group = log_sum(slope, plan.term_group, plan.groups)
-        result = (weighted + plan.at_risk.log_sum_groups(per_group, ctx.wide)).exp()
-        result[plan.event] -= weight[plan.event]
-        if plan.term_share is not None:
-            gone = log_sum(plan.term_share.log() + slope, plan.term_group, plan.groups)
-            result[plan.event] -= (weighted[plan.event] + gone[plan.event_group]).exp()
-        return (result * (gradients[0] / total)).to(ctx.dtype), None
-
-
-def _product(weight: Tensor, value: Tensor) -> Tensor:
-    return torch.where(weight > 0, weight * value, 0)
+            gone = form.collect(form.scale(plan.term_share, slope), plan.term_group, plan.groups)
+            of_events = hazard.index_select(0, plan.event)
+            own = own + form.product(of_events, gone.index_select(0, plan.event_group))
+        result.index_add_(0, plan.event, own, alpha=-1)
+        return result.mul_(gradients[0] / weights.total).to(ctx.dtype), None

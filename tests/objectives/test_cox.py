@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm_med.errors import InputError
-from fm_med.objectives import RiskSetPlan, cox_loss
+from fm_med.objectives import RiskSetPlan, cox, cox_loss
 
 REFERENCE = json.loads((Path(__file__).parent / "cox_reference.json").read_text())
 
@@ -169,6 +169,107 @@ def test_a_plan_is_used_again():
     plan = RiskSetPlan.build(**follow_up)
     for scale in (0.0, 1.0, 5.0):
         assert cox_loss(scale * f, plan=plan) == cox_loss(scale * f, **follow_up)
+
+
+def value_and_gradient(f, **follow_up):
+    leaf = f.clone().requires_grad_()
+    value = cox_loss(leaf, **follow_up)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+@given(
+    rows=st.integers(2, 300),
+    seed=st.integers(0, 10**6),
+    times=st.integers(1, 200),
+    spread=st.floats(0, 299),
+    variant=st.sets(st.sampled_from(["weight", "strata", "entry"])),
+    ties=st.sampled_from(["efron", "breslow"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_plain_sums_equal_sums_through_logarithms(rows, seed, times, spread, variant, ties):
+    f, follow_up = case(rows, seed, times, spread, 0.3, variant)
+    plain = value_and_gradient(f, ties=ties, **follow_up)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cox, "WIDE", -1.0)
+        logarithms = value_and_gradient(f, ties=ties, **follow_up)
+    torch.testing.assert_close(plain, logarithms, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("variant", [[], ["weight"], ["strata"], ["entry"]])
+def test_a_cohort_of_many_rows_equals_the_matrix_of_who_is_at_risk(variant):
+    f, follow_up = case(3000, 7, 2000, 3.0, 0.4, variant)
+    time, event = follow_up["time"], follow_up["event"]
+    weight = follow_up.get("weight", torch.ones(3000, dtype=torch.float64))
+    strata = follow_up.get("strata", torch.zeros(3000))
+    entry = follow_up.get("entry", torch.full((3000,), -math.inf))
+    at = event.nonzero().squeeze(1)
+    at_risk = (time >= time[at, None]) & (entry < time[at, None]) & (strata == strata[at, None])
+    leaf = f.clone().requires_grad_()
+    log_risk = (at_risk.double() @ (weight * leaf.exp())).log()
+    expected = (weight[at] * (log_risk - leaf[at])).sum() / weight[at].sum()
+    result = value_and_gradient(f, ties="breslow", **follow_up)
+    expected = expected.detach(), torch.autograd.grad(expected, leaf)[0]
+    torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("ties", ["efron", "breslow"])
+@pytest.mark.parametrize("factor", [1e-290, 1e-150, 1e150, 1e290])
+def test_a_scale_of_weights_moves_the_value_only(ties, factor):
+    f, follow_up = case(40, 8, 6, 100.0, 0.5, ["weight", "entry"])
+    value, gradient = value_and_gradient(f, ties=ties, **follow_up)
+    follow_up["weight"] = follow_up["weight"] * factor
+    moved, same = value_and_gradient(f, ties=ties, **follow_up)
+    assert moved.item() == pytest.approx(value.item() + math.log(factor), rel=1e-12)
+    torch.testing.assert_close(same, gradient, rtol=1e-10, atol=1e-13)
+
+
+def test_weights_of_very_different_size_equal_the_definition():
+    """The last event's weighted hazard is less than float64 can hold."""
+    f = torch.tensor([-250.0, 250.0, 0.0], dtype=torch.float64)
+    weight = torch.tensor([1e-200, 1.0, 0.5], dtype=torch.float64)
+    follow_up = {"time": torch.tensor([3.0, 2.0, 1.0]), "event": torch.ones(3, dtype=torch.bool)}
+    leaf = f.clone().requires_grad_()
+    expected = cox_by_definition(leaf, ties="breslow", weight=weight, **follow_up)
+    gradient = torch.autograd.grad(expected, leaf)[0]
+    found = value_and_gradient(f, ties="breslow", weight=weight, **follow_up)
+    torch.testing.assert_close(found, (expected.detach(), gradient), rtol=1e-12, atol=1e-14)
+
+
+def test_strata_that_end_and_begin_at_the_same_time_are_kept_apart():
+    f, event = torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    value = cox_loss(f, time=torch.ones(4), event=event, strata=torch.tensor([0, 0, 1, 1]))
+    assert value.item() == pytest.approx(math.log(2) / 2)
+
+
+def test_a_second_backward_gives_the_same_and_the_input_is_left_alone():
+    f, follow_up = case(30, 6, 7, 1.0, 0.5, ["weight", "entry"])
+    leaf = f.clone().requires_grad_()
+    value = cox_loss(leaf, **follow_up)
+    first, second = (torch.autograd.grad(value, leaf, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(leaf.detach(), f)
+
+
+def test_an_entry_is_not_rounded_to_the_precision_of_time():
+    """In float32 this entry equals the time, and nobody would be at risk."""
+    f, time = torch.zeros(2), torch.tensor([100.0, 200.0])
+    entry = torch.tensor([100.0 - 1e-9, 0.0], dtype=torch.float64)
+    value = cox_loss(f, time=time, event=torch.tensor([True, False]), entry=entry)
+    assert value.item() == pytest.approx(math.log(2))
+
+
+def test_no_rows_at_all():
+    f = torch.zeros(0, requires_grad=True)
+    value = cox_loss(f, time=torch.zeros(0), event=torch.zeros(0, dtype=torch.bool))
+    value.backward()
+    assert value.item() == 0.0 and f.grad.shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float16, torch.bfloat16])
+def test_time_of_any_type(dtype):
+    f, follow_up = case(40, 3, 30, 1.0, 0.5, ["strata"])
+    expected = cox_loss(f, **follow_up)
+    follow_up["time"] = follow_up["time"].to(dtype)
+    assert cox_loss(f, **follow_up) == expected
 
 
 def test_order_of_rows_is_irrelevant():
