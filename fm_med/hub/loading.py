@@ -210,7 +210,9 @@ def _load_adapted(folder: Path, device: str) -> LoadedModel:
     config = json.loads((folder / "adapter_config.json").read_text())
     base = load(config["base_model_name_or_path"], revision=config.get("revision"))
     encoder = merge(load_adapter(base.encoder, folder, base_folder=base.folder))
-    processor = type(base.processor).from_pretrained(folder)
+    processor = base.processor  # PEFT saves an adapter without one
+    if (folder / "preprocessor_config.json").is_file():
+        processor = type(processor).from_pretrained(folder)
     adapted = LoadedModel(encoder.to(device).eval(), processor, None, folder)
     return _with_head(adapted, device)
 

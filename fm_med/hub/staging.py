@@ -128,7 +128,13 @@ def set_bases(
             )
         if base is None and values.get("revision"):
             continue
-        stated = json.loads(_read(files[name.replace(ADAPTER_CONFIG, BASE_FILE)]))["sha256"]
+        proof = name.replace(ADAPTER_CONFIG, BASE_FILE)
+        if proof not in files:
+            raise InputError(
+                f"{name}: there is no {proof}, which says what weights the adapter belongs to; "
+                "save it with fm_med.lora.save_adapter"
+            )
+        stated = json.loads(_read(files[proof]))["sha256"]
         where, commit, found = _find(wanted, target)
         if found != stated:
             raise InputError(f"{name}: the adapter was trained on other weights than {wanted} has")

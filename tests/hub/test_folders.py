@@ -99,6 +99,17 @@ def test_an_adapter_may_name_an_encoder_on_the_same_share(made, tmp_path):
     same_predictions(risk, tmp_path / "adapter")
 
 
+def test_an_adapter_without_processor_and_head_is_an_encoder(made, tmp_path):
+    encoder, risk, _ = made
+    shutil.copytree(risk.parent / "adapter", tmp_path / "adapter")  # no more than PEFT's files
+    loaded = fm_med.load(tmp_path / "adapter")
+    np.testing.assert_array_equal(loaded.embed(RECORDINGS), fm_med.load(risk).embed(RECORDINGS))
+    assert loaded.processor.to_dict() == fm_med.load(encoder).processor.to_dict()
+    (tmp_path / "adapter" / "adapter_base.json").unlink()
+    with pytest.raises(InputError, match="there is no adapter_base.json, which says what weights"):
+        hub.push(tmp_path / "adapter", str(tmp_path / "share"), base=f"file://{encoder}")
+
+
 def test_a_folder_has_no_revisions(made, tmp_path):
     with pytest.raises(InputError, match="has no revision 'v2'"):
         hub.push(made[0], str(tmp_path / "model"), revision="v2")
