@@ -1,7 +1,7 @@
 """ECG-report pretraining: batches, loss, and what is measured after each epoch."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from fm_med.alignment import AlignmentHeads, TwoTowers
 from fm_med.best_weights import save_best
 from fm_med.ecg.augment import EcgAugmentation, augment
 from fm_med.ecg.processor import EcgProcessor
+from fm_med.feeding import to_device
 from fm_med.metrics import (
     collapse_warning,
     effective_rank,
@@ -27,6 +28,15 @@ from fm_med.sampling import in_order
 
 # Embeddings of an untrained encoder all lie close together: collapse is judged after these epochs.
 SETTLED_AFTER = 3
+
+
+class PairBatches(Protocol):
+    """Global batches of pairs, each process's share by its step."""
+
+    def at(self, step: int) -> Batch:
+        """Return this process's share of the batch of a step."""
+        ...
+
 
 Objective = Literal["infonce", "siglip", "cosine"]
 Tensors = dict[str, Tensor]
@@ -66,9 +76,16 @@ class Pretraining:
             targets |= {"clean": inputs["signal"], "clean_mask": inputs["lead_mask"]}
         if self.augmentation is not None:
             drawn = {"seed": self.seed, "epoch": batch.epoch}
-            rows = torch.from_numpy(batch.row_id).to(device)
+            rows = to_device(batch.row_id, device)
             inputs = augment(inputs, settings=self.augmentation, rows=rows, **drawn)
         return {**inputs, "report_embedding": texts["report_embedding"]}, targets
+
+    def read(
+        self, batches: PairBatches, device: torch.device, step: int
+    ) -> tuple[Batch, Tensors, Tensors]:
+        """Return this process's share of the batch of a step, and what `batch` makes of it."""
+        share = batches.at(step)
+        return share, *self.batch(share, device)
 
     def parameter_groups(
         self, learning_rate: float, heads_learning_rate: float | None, weight_decay: float

@@ -65,6 +65,7 @@ class Config:
     patience: PositiveInt | None = setting(None, "stop after so many epochs without a better loss")
     augment: bool = setting(True, "drop leads, shift, scale, add noise and wander")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
+    compile: bool = setting(False, "torch.compile of the encoder: slow start, then faster on GPUs")
     seed: NonNegativeInt = setting(0, "of weights, order, augmentation")
     checkpoint_every: PositiveInt = setting(100, "steps")
     keep_checkpoints: PositiveInt = setting(2, "number")
@@ -167,9 +168,8 @@ def build(config: Config, train: "TrainingPairs", text_card: dict[str, Any]) -> 
     from fm_med.hub import start_encoder
     from fm_med.pretraining import Pretraining
 
-    encoder, processor = start_encoder(
-        config.encoder, sampling_rate=config.sampling_rate, seconds=config.seconds
-    )
+    seen = {"sampling_rate": config.sampling_rate, "seconds": config.seconds}
+    encoder, processor = start_encoder(config.encoder, **seen)
     decoder = None
     if config.reconstruction_weight > 0:
         decoder = ReconstructionDecoder(encoder.config.time_width, samples=processor.samples)
@@ -201,32 +201,32 @@ def fit(
 
     from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward
+    from fm_med.feeding import ReadAhead
     from fm_med.meter import Meter
 
     accelerator = run.accelerator
     batches = train.batches(config.per_device_batch_size, accelerator, seed=config.seed)
-    schedule = optim.Schedule(
-        batches.steps_per_epoch, config.num_epochs, config.warmup_share, config.patience
-    )
-    rates = config.learning_rate, config.heads_learning_rate
-    optimizer = torch.optim.AdamW(task.parameter_groups(*rates, config.weight_decay))
-    model, optimizer, task.towers = distributed.prepare(accelerator, task.towers, optimizer)
+    epochs, warmup = config.num_epochs, config.warmup_share
+    schedule = optim.Schedule(batches.steps_per_epoch, epochs, warmup, config.patience)
+    rates = config.learning_rate, config.heads_learning_rate, config.weight_decay
+    towers, optimizer = task.towers, torch.optim.AdamW(task.parameter_groups(*rates))
+    prepared = distributed.prepare(accelerator, towers, optimizer, compiled=config.compile)
+    model, optimizer, task.towers = prepared
     average = optim.WeightAverage(model, config.ema_decay)
     steps, where = schedule.total_steps, f"on {accelerator.num_processes} process(es)"
     run.say(f"{len(train)} pairs, {batches.batch_size} per step {where}, {steps} steps")
     run.start()
     run.trains(model, optimizer, average, keep=config.keep_checkpoints)
     backward = partial(coupled_backward, loss=task.loss, row_loss=task.row_loss)
-    micro = config.micro_batch_size
-    step, best = 0, {"step": 0, "validation_loss": float("inf")}
-    if config.resume:
-        step, best = run.resume(best)
+    micro, read = config.micro_batch_size, partial(task.read, batches, accelerator.device)
+    best = {"step": 0, "validation_loss": float("inf")}
+    step, best = run.resume(best) if config.resume else (0, best)
     model.train()
-    with Meter(accelerator, total=steps, done=step) as meter:
+    ahead = ReadAhead(read, end=steps, device=accelerator.device)
+    with ahead, Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):
             optim.set_learning_rate(optimizer, schedule.factor(step))
-            batch = batches.at(step)
-            inputs, targets = task.batch(batch, accelerator.device)
+            batch, inputs, targets = ahead.at(step)
             meter.data_ready()
             loss = backward(accelerator, model, inputs, targets, micro_batch_size=micro).item()
             norm = optim.clip_gradients(accelerator, model, config.max_grad_norm)

@@ -76,11 +76,10 @@ class Config:
     ema_decay: ClosedUnitInterval = setting(0.0, "average the weights, say .999; 0: no")
     patience: PositiveInt | None = setting(5, "stop after so many epochs without a better score")
     select_on: str = setting("validation_loss", "score by which weights are kept")
-    refit: bool = setting(
-        True, "a ridge head on cached features before and after the loop, if better"
-    )
+    refit: bool = setting(True, "ridge head on cached features before and after, if better")
     augment: str = setting("default", "augmentation of the modality; none for none")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = setting("auto", "bf16 where native")
+    compile: bool = setting(False, "torch.compile of the encoder: slow start, then faster on GPUs")
     seed: NonNegativeInt = setting(0, "of weights, order, augmentation, folds")
     checkpoint_every: PositiveInt = setting(100, "steps")
     keep_checkpoints: PositiveInt = setting(2, "number")
@@ -189,22 +188,23 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
 
     from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward, refuse_batch_norm
+    from fm_med.feeding import ReadAhead
     from fm_med.meter import Meter
-    from fm_med.sampling import refuse_batch, share
+    from fm_med.sampling import refuse_batch
 
     tuning.refuse_validation()
     accelerator = run.accelerator
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    processes = accelerator.num_processes
     size = config.per_device_batch_size * processes
-    sampler = tuning.sampler(size, balanced=config.imbalance == "sampler")
+    sampler = tuning.sampler(size)
     refuse_batch(sampler.batch_size, processes, config.micro_batch_size)
     if processes > 1 or config.micro_batch_size is not None:
         refuse_batch_norm(tuning.predictor.train())
     epochs, warmup = config.num_epochs, config.warmup_share
     schedule = optim.Schedule(sampler.steps_per_epoch, epochs, warmup, config.patience)
     rates = config.learning_rate, config.head_learning_rate, config.weight_decay
-    optimizer = torch.optim.AdamW(tuning.parameter_groups(*rates))
-    prepared = distributed.prepare(accelerator, tuning.predictor, optimizer)
+    predictor, optimizer = tuning.predictor, torch.optim.AdamW(tuning.parameter_groups(*rates))
+    prepared = distributed.prepare(accelerator, predictor, optimizer, compiled=config.compile)
     model, optimizer, tuning.predictor = prepared
     average = optim.WeightAverage(model, config.ema_decay)
     steps, data = schedule.total_steps, f"{len(tuning.train)} rows, {sampler.batch_size} per step"
@@ -213,12 +213,12 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     step, best = run.resume({}) if config.resume else (0, {})
     best = best or tuning.begin(run, model)
     model.train()
-    with Meter(accelerator, total=steps, done=step) as meter:
+    read = partial(tuning.read, sampler, accelerator)
+    ahead = ReadAhead(read, end=steps, device=accelerator.device)
+    with ahead, Meter(accelerator, total=steps, done=step) as meter:
         while not schedule.ended(step, best["step"]):
             optim.set_learning_rate(optimizer, schedule.factor(step))
-            epoch, batch = sampler.batch(step)
-            rows = share(batch, rank=rank, world_size=processes)
-            inputs, targets = tuning.batch(rows, epoch=epoch, step=step, device=accelerator.device)
+            epoch, batch, inputs, targets = ahead.at(step)
             meter.data_ready()
             loss = coupled_backward(
                 accelerator,

@@ -1,11 +1,12 @@
 """A fine-tuning run: batches, loss, and what is measured after each epoch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from fm_med.best_weights import load_best, save_best
@@ -13,6 +14,7 @@ from fm_med.coupled import RowLoss
 from fm_med.distributed import whole
 from fm_med.errors import InputError
 from fm_med.examples import Examples
+from fm_med.feeding import to_device
 from fm_med.finetuning.encoding import predict_rows
 from fm_med.heads import PredictionHead
 from fm_med.modalities import Augment
@@ -20,8 +22,8 @@ from fm_med.objectives import masked_mse_loss
 from fm_med.optim import ParameterGroup, parameter_groups
 from fm_med.predictor import Predictor
 from fm_med.run import Run
-from fm_med.sampling import StratifiedSampler
-from fm_med.tasks import FollowUpTask, Task
+from fm_med.sampling import StratifiedSampler, balanced_weights, share
+from fm_med.tasks import ROW_WEIGHT, FollowUpTask, Task
 
 Tensors = dict[str, Tensor]
 
@@ -44,6 +46,7 @@ class Finetuning:
         select_on: The validation score by which weights are kept.
         seed: Of order and augmentation.
         starts_fitted: The head was fitted on the encoder as it is before the loop.
+        balanced: As much is learnt from each stratum of labels or classes.
     """
 
     predictor: Predictor
@@ -59,44 +62,51 @@ class Finetuning:
     select_on: str = "validation_loss"
     seed: int = 0
     starts_fitted: bool = False
+    balanced: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a score that the task does not have."""
+        """Refuse a score or a balance that the task does not have."""
         if self.select_on not in self.task.score_names:
             raise InputError(
                 f"select_on is {self.select_on!r}; the task {self.task.name} has "
                 f"{', '.join(self.task.score_names)}"
             )
+        if self.balanced and isinstance(self.task, FollowUpTask):
+            raise InputError(
+                "imbalance 'sampler' would repeat events, which shrinks the log-hazards; a "
+                "task on a follow-up takes events in the cohort's own proportion"
+            )
+        if self.balanced and self.task.squeeze:
+            raise InputError("imbalance 'sampler' is for labels and classes, and this is a number")
+
+    @property
+    def fit_rows(self) -> Examples:
+        """The training rows as fits without batches see them: weighed, where batches are drawn."""
+        if not self.balanced:
+            return self.train
+        weight = balanced_weights(self.task.strata(self.train.targets))
+        return replace(self.train, targets={**self.train.targets, ROW_WEIGHT: weight})
 
     @property
     def trains(self) -> bool:
         """Whether there is something that only a loop of steps can fit."""
         return not self.predictor.is_frozen or bool(self.predictor.head.config.hidden)
 
-    def sampler(self, batch_size: int, *, balanced: bool = False) -> StratifiedSampler:
+    def sampler(self, batch_size: int) -> StratifiedSampler:
         """Return the sampler: strata in their own proportion, for Cox two events in each batch.
 
         Args:
             batch_size: Over all processes.
-            balanced: As many rows of each class; never for events.
-
-        Raises:
-            InputError: Balanced batches of a task on a follow-up.
         """
         scarce = None
         if isinstance(self.task, FollowUpTask):
             scarce = self.task.scarce(self.train.targets)
-            if balanced:
-                raise InputError(
-                    "imbalance 'sampler' would repeat events, which shrinks the log-hazards; a "
-                    "task on a follow-up takes events in the cohort's own proportion"
-                )
         return StratifiedSampler(
             self.task.strata(self.train.targets),
             batch_size,
             self.seed,
             scarce=scarce,
-            balanced=balanced,
+            balanced=self.balanced,
         )
 
     def batch(
@@ -115,9 +125,19 @@ class Finetuning:
             if self.mask_name:
                 targets["clean_mask"] = inputs[self.mask_name]
         if self.augmentation is not None:
-            ids = torch.from_numpy(examples.id[rows]).to(device)
+            ids = to_device(examples.id[rows], device)
             inputs = self.augmentation(inputs, seed=self.seed, epoch=epoch, step=step, rows=ids)
         return {**inputs, **examples.covariates(rows, device)}, targets
+
+    def read(
+        self, sampler: StratifiedSampler, accelerator: Accelerator, step: int
+    ) -> tuple[int, np.ndarray, Tensors, Tensors]:
+        """Return a step's epoch and rows of all processes, and this process's `batch`."""
+        epoch, rows = sampler.batch(step)
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        own = share(rows, rank=rank, world_size=processes)
+        batch = self.batch(own, epoch=epoch, step=step, device=accelerator.device)
+        return epoch, rows, *batch
 
     def parameter_groups(
         self, learning_rate: float, head_learning_rate: float | None, weight_decay: float
