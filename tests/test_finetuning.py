@@ -132,9 +132,9 @@ def test_features_of_noise_are_left_out():
     assert np.corrcoef(with_noise, alone)[0, 1] > 0.9
 
 
-def tuning(task, train, validation, made_head):
+def tuning(task, train, validation, made_head, **more):
     predictor = Predictor(torch.nn.Linear(1, 1).requires_grad_(False), made_head)
-    return finetuning.Finetuning(predictor, None, task, train=train, validation=validation)
+    return finetuning.Finetuning(predictor, None, task, train=train, validation=validation, **more)
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -150,6 +150,55 @@ def test_the_head_that_the_validation_rows_prefer_is_kept(good):
     notes = refit(parts, features, held_out)
     assert notes["refitted"] is not good
     assert (parts.predictor.head is trained) is good
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+def test_balanced_batches_where_there_are_none_are_weights_of_the_rows(kind):
+    """Else the setting had no effect on a frozen encoder."""
+    from sklearn.linear_model import LogisticRegression
+
+    features, _, signal, generator = problem()
+    label = (signal - 5 + generator.logistic(size=len(signal)) > 0).astype(np.int64)
+    assert 0.05 < label.mean() < 0.3
+    x = (features - features.mean(0)) / features.std(0)
+    if kind == "classification":
+        task, targets = ClassificationTask(("y",), ("0", "1"), "cross_entropy"), {"label": label}
+    else:
+        task = MultilabelTask(("y",), ("y",), "bce")
+        targets = {"label": label[:, None].astype(np.float32)}
+    train = made(targets, len(label))
+    parts = tuning(task, train, train, head(task.outputs, "logits", False), balanced=True)
+    assert parts.sampler(20).balanced and parts.train is train
+    notes = refit(parts, features, None)
+    found = head_outputs(parts.predictor.head, features, train)
+    found = found[:, -1] - (found[:, 0] if kind == "classification" else 0)
+    strength = (2 if kind == "classification" else 1) / notes["penalty"]
+    model = LogisticRegression(C=strength, tol=1e-8, class_weight="balanced").fit(x, label)
+    np.testing.assert_allclose(found, model.decision_function(x), atol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["svm", "logistic"])
+def test_so_are_they_of_heads_of_another_kind(kind):
+    features, _, signal, generator = problem(120)
+    label = (signal - 5 + generator.logistic(size=len(signal)) > 0).astype(np.int64)
+    task, train = (
+        ClassificationTask(("y",), ("0", "1"), "cross_entropy"),
+        made({"label": label}, 120),
+    )
+    called = []
+    for balanced in (False, True):
+        parts = tuning(task, train, train, head(2, "logits", False), balanced=balanced)
+        parts.predictor.encoder.device = "cpu"
+        refit(parts, features, None, kind)
+        found = head_outputs(parts.predictor.head, features, train)
+        called.append((found[:, 1] > found[:, 0]).mean())
+    assert called[1] > called[0] + 0.05
+
+
+def test_a_number_has_no_balance():
+    train = made({"target": np.arange(9.0)}, 9)
+    with pytest.raises(InputError, match="for labels and classes, and this is a number"):
+        tuning(RegressionTask(("y",)), train, train, head(1, "value"), balanced=True)
 
 
 def test_cached_rows_are_encoded_once(monkeypatch):
@@ -269,7 +318,7 @@ def test_batches_of_a_survival_task_hold_events_and_never_repeat_them():
     sampler = parts.sampler(4)
     assert isinstance(sampler, StratifiedSampler) and sampler.scarce == 1
     with pytest.raises(InputError, match="shrinks the log-hazards"):
-        parts.sampler(4, balanced=True)
+        tuning(SurvivalTask(("t", "e")), train, train, head(), balanced=True)
     nobody = {"time": np.ones(4), "event": np.zeros(4, bool)}
     with pytest.raises(InputError, match="none of 4 validation rows"):
         tuning(SurvivalTask(("t", "e")), train, made(nobody, 4), head()).refuse_validation()

@@ -115,6 +115,7 @@ def prepare(
         reconstruction_weight=settings.reconstruction_weight,
         mask_name=modality.mask_name,
         select_on=settings.select_on,
+        balanced=settings.imbalance == "sampler",
         seed=seed,
     )
     if not tuning.trains and isinstance(task, FollowUpTask):
@@ -152,11 +153,11 @@ def warm_start(
     if tuning.trains and not job.is_fresh:
         features = pooled_features(tuning, tuning.train, accelerator, job.cache)
     set_statistics(head, tuning.train, features)
-    fit_clinical(head, tuning.task, tuning.train)
+    fit_clinical(head, tuning.task, tuning.fit_rows)
     if head.config.clinical:
         tuning.clinical_head = copy.deepcopy(head)  # its features still weigh nothing
     if ridge and features is not None and not head.config.hidden:
-        fit_head(head, tuning.task, tuning.train, features)
+        fit_head(head, tuning.task, tuning.fit_rows, features)
         tuning.starts_fitted = True
 
 

@@ -80,7 +80,7 @@ def refit(
     task, validation = tuning.task, tuning.validation
     refitted: Any = copy.deepcopy(tuning.predictor.head)
     if kind == "linear":
-        notes = fit_head(refitted, task, tuning.train, features)
+        notes = fit_head(refitted, task, tuning.fit_rows, features)
     else:
         refitted, notes = _probe(tuning, features, kind)
     if held_out is None:
@@ -118,7 +118,7 @@ def _probe(
         train.targets["label"],
         classes=len(task.classes),
         subject_id=train.subject_id,
-        balanced=bool(getattr(task, "class_weight", ())),
+        balanced=tuning.balanced or bool(getattr(task, "class_weight", ())),
     )
     return head.to(tuning.predictor.encoder.device), notes
 
