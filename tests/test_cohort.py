@@ -153,6 +153,9 @@ def test_bytes_are_gathered_as_take_does(chunks, drawn):
     found = BytesColumn(column).take(rows)
     found.validate(full=True)
     assert found.to_pylist() == column.take(pa.array(rows)).to_pylist()
+    views = BytesColumn(column).views(rows)
+    assert [view.tobytes() for view in views] == [value or b"" for value in found.to_pylist()]
+    assert not any(len(view) and view.flags.owndata for view in views)
 
 
 def test_columns(cohort):

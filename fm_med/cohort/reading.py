@@ -57,6 +57,23 @@ class Cohort:
             self._require(split, name)
         return self._rows[split].take(rows, names)
 
+    def views(self, split: str, indices: np.ndarray, name: str) -> list[np.ndarray]:
+        """Return the bytes of rows of a column such as `signal` where they lie: nothing is copied.
+
+        Args:
+            split: Name of the split.
+            indices: (n,) row numbers within the split; repeats are allowed.
+            name: A column of bytes.
+
+        Returns:
+            n arrays uint8 that can only be read.
+
+        Raises:
+            InputError: There is no such split or column.
+        """
+        self._require(split, name)
+        return self._rows[split].views(np.asarray(indices, np.int64), name)
+
     def column(self, split: str, name: str) -> np.ndarray | list:
         """Return one whole column of a split.
 

@@ -83,6 +83,12 @@ class BytesColumn:
         self._first_row = np.cumsum([0] + [len(chunk) for chunk in column.chunks])
         self._valid = column.is_valid().to_numpy() if column.null_count else None
 
+    def views(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return the bytes of `rows` (n,) where they lie, n arrays uint8 that are not copied."""
+        chunk_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
+        places = zip(chunk_of_row.tolist(), self._begin[rows].tolist(), self._end[rows].tolist())
+        return [self._chunks[chunk][first:last] for chunk, first, last in places]
+
     def take(self, rows: np.ndarray) -> pa.Array:
         """Return the values of `rows` (n,) as one array of n values."""
         chunk_of_row = np.searchsorted(self._first_row, rows, side="right") - 1
@@ -120,12 +126,19 @@ class TableRows:
     def _take(self, name: str, rows: np.ndarray) -> pa.Array:
         column = self.table.column(name)
         if pa.types.is_large_binary(column.type):
-            if name not in self._bytes:
-                self._bytes[name] = BytesColumn(column)
-            return self._bytes[name].take(rows)
+            return self._bytes_column(name).take(rows)
         if name not in self._joined:
             self._joined[name] = column.combine_chunks()
         return self._joined[name].take(pa.array(rows))
+
+    def views(self, rows: np.ndarray, name: str) -> list[np.ndarray]:
+        """Return the bytes of `rows` (n,) of a large_binary column where they lie, not copied."""
+        return self._bytes_column(name).views(rows)
+
+    def _bytes_column(self, name: str) -> BytesColumn:
+        if name not in self._bytes:
+            self._bytes[name] = BytesColumn(self.table.column(name))
+        return self._bytes[name]
 
 
 def _offsets(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:

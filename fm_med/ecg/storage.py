@@ -6,7 +6,10 @@ integers wherever its resolution is known and they fit, so nothing is lost. 10 s
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,23 +32,68 @@ SIGNAL_SCHEMA: list[pa.Field] = [
 ]
 
 
+_CODE = np.dtype("<i2")
+
+
 @dataclass
-class StoredSignals:
-    """A batch of stored recordings; millivolt = signal * gain where signal is not `MISSING`.
+class StoredFacts:
+    """What is known of stored recordings beside their samples.
 
     Attributes:
-        signal: (batch, 12, samples) int16; shorter recordings end in `MISSING`.
         gain: (batch, 12) float32, millivolt per unit; 0 for an absent lead.
         sampling_rate: (batch,) float32, Hz.
         lead_mask: (batch, 12) bool, True where the lead has signal.
-        samples: (batch,) int32, the length of each recording before padding.
+        samples: (batch,) int32, the length of each recording.
+        missing_samples: (batch,) int32, codes in present leads that are `MISSING`.
     """
 
-    signal: np.ndarray
     gain: np.ndarray
     sampling_rate: np.ndarray
     lead_mask: np.ndarray
     samples: np.ndarray
+    missing_samples: np.ndarray
+
+    def with_signals(self, rows: np.ndarray, signal: Sequence[np.ndarray]) -> "StoredSignals":
+        """Return the recordings of `rows` (n,), whose bytes are `signal`, n arrays uint8.
+
+        Raises:
+            ValueError: A signal does not have 12 values per sample.
+        """
+        samples = self.samples[rows]
+        size = samples.astype(np.int64) * (2 * len(LEADS))
+        if [len(part) for part in signal] != size.tolist():
+            raise ValueError("The column 'signal' does not have 12 int16 values per sample.")
+        return StoredSignals(
+            gain=self.gain[rows],
+            sampling_rate=self.sampling_rate[rows],
+            lead_mask=self.lead_mask[rows],
+            samples=samples,
+            missing_samples=self.missing_samples[rows],
+            codes=[part.view(_CODE).reshape(len(LEADS), -1) for part in signal],
+        )
+
+
+@dataclass
+class StoredSignals(StoredFacts):
+    """A batch of stored recordings; millivolt = code * gain where the code is not `MISSING`.
+
+    Attributes:
+        codes: (batch) recordings (12, its own samples) int16, where they lie: most often memory
+            that can only be read, such as a file.
+    """
+
+    codes: Sequence[np.ndarray]
+
+    @cached_property
+    def signal(self) -> np.ndarray:
+        """(batch, 12, samples) int16 of its own; shorter recordings end in `MISSING`."""
+        longest = int(self.samples.max(initial=0))
+        signal = np.empty((len(self.codes), len(LEADS), longest), np.int16)
+        for row, (codes, place) in enumerate(zip(self.codes, signal)):
+            length = self.samples[row]
+            place[:, :length] = codes
+            place[:, length:] = MISSING
+        return signal
 
 
 def encode(recording: Recording) -> dict[str, Any]:
@@ -66,7 +114,8 @@ def encode(recording: Recording) -> dict[str, Any]:
         "sampling_rate": float(rate),
         "gain": gain.tolist(),
         "lead_mask": recording.lead_mask.tolist(),
-        "missing_samples": recording.missing_samples,
+        # Counted, not copied: whoever reads the row looks for missing samples only where some are.
+        "missing_samples": int((codes[recording.lead_mask] == MISSING).sum()),
         "signal_hash": _signal_hash(signal, gain, rate),
     }
 
@@ -96,45 +145,40 @@ def _signal_hash(signal: bytes, gain: np.ndarray, rate: np.float32) -> str:
 def decode(table: pa.Table) -> StoredSignals:
     """Return the recordings of a table that has the columns of `SIGNAL_SCHEMA`.
 
-    Recordings of one length take one copy of the samples; otherwise each is copied into a batch
-    that is as long as the longest and filled with `MISSING`.
+    Samples are not copied; `StoredSignals.signal` does that.
 
     Args:
         table: Any rows of a cohort, in the order wanted.
+
+    Raises:
+        ValueError: A signal does not have 12 values per sample.
     """
-    samples = table.column("samples").to_numpy()
-    longest = int(samples.max(initial=0))
-    signal = np.empty((table.num_rows, len(LEADS), longest), dtype=np.int16)
-    row = 0
-    for chunk in table.column("signal").chunks:
-        _copy_signals(chunk, samples[row : row + len(chunk)], signal[row : row + len(chunk)])
-        row += len(chunk)
-    return StoredSignals(
-        signal=signal,
+    every = np.arange(table.num_rows)
+    return decode_facts(table).with_signals(every, _bytes_of(table.column("signal")))
+
+
+def decode_facts(table: pa.Table) -> StoredFacts:
+    """Return what `decode` does, without the samples, for which no column is needed."""
+    return StoredFacts(
         gain=_per_lead(table.column("gain")),
         sampling_rate=table.column("sampling_rate").to_numpy(),
         lead_mask=_per_lead(table.column("lead_mask")),
-        samples=samples,
+        samples=table.column("samples").to_numpy(),
+        missing_samples=table.column("missing_samples").to_numpy(),
     )
 
 
-def _copy_signals(chunk: pa.LargeBinaryArray, samples: np.ndarray, out: np.ndarray) -> None:
-    """Copy one chunk of the binary column into (rows, 12, longest) int16."""
-    if len(chunk) == 0:
-        return
-    _, offset_buffer, data_buffer = chunk.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int64, len(chunk) + 1, chunk.offset * 8)
-    if (np.diff(offsets) != samples.astype(np.int64) * (len(LEADS) * 2)).any():
-        raise ValueError("The column 'signal' does not have 12 int16 values per sample.")
-    codes = np.frombuffer(data_buffer, "<i2", (offsets[-1] - offsets[0]) // 2, offsets[0])
-    if (samples == out.shape[2]).all():
-        out[:] = codes.reshape(out.shape)
-        return
-    out[:] = MISSING
-    starts = (offsets - offsets[0]) // 2
-    for index, length in enumerate(samples):
-        stored = codes[starts[index] : starts[index + 1]]
-        out[index, :, :length] = stored.reshape(len(LEADS), length)
+def _bytes_of(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Return the bytes of each row of a binary column as uint8, not copied."""
+    parts = []
+    for chunk in column.chunks:
+        if len(chunk):
+            _, offset_buffer, data_buffer = chunk.buffers()
+            offsets = np.frombuffer(offset_buffer, np.int64, len(chunk) + 1, chunk.offset * 8)
+            data = np.frombuffer(data_buffer or b"", np.uint8)
+            ends = offsets.tolist()
+            parts += [data[first:end] for first, end in pairwise(ends)]
+    return parts
 
 
 def _per_lead(column: pa.ChunkedArray) -> np.ndarray:

@@ -29,14 +29,13 @@ def recording(rate=500, seconds=10.0, absent=(), seed=0):
 
 
 def stored(recordings, gain=0.001):
-    longest = max(one.signal.shape[1] for one in recordings)
-    codes = np.full((len(recordings), 12, longest), MISSING, dtype=np.int16)
-    for row, one in enumerate(recordings):
-        units = np.rint(one.signal / gain)
-        codes[row, :, : units.shape[1]] = np.where(np.isnan(units), MISSING, units)
+    units = [np.rint(one.signal / gain) for one in recordings]
+    codes = [np.where(np.isnan(one), MISSING, one).astype(np.int16) for one in units]
     mask = np.stack([one.lead_mask for one in recordings])
+    missing = [int((one[there] == MISSING).sum()) for one, there in zip(codes, mask)]
     return StoredSignals(
-        signal=codes,
+        codes=codes,
+        missing_samples=np.array(missing, np.int32),
         gain=np.where(mask, gain, 0).astype(np.float32),
         sampling_rate=np.array([one.sampling_rate for one in recordings], np.float32),
         lead_mask=mask,
@@ -264,3 +263,48 @@ def test_arrow_buffers_that_are_read_only_are_taken():
     batch = stored([recording()])
     batch.signal.setflags(write=False)
     assert EcgProcessor().from_stored(batch)["signal"].isfinite().all()
+
+
+@pytest.mark.parametrize("gain", [0.001, "per lead"])
+@pytest.mark.parametrize(
+    "settings_",
+    [{}, {"scaling": "zscore"}, {"leads": ("I", "V1", "V6")}],
+    ids=["millivolt", "zscore", "leads"],
+)
+def test_recordings_that_only_need_a_factor_take_a_short_cut(monkeypatch, settings_, gain):
+    """Bit for bit what the long way gives, which is taken wherever a sample is missing."""
+    recordings = [recording(100, seed=0), recording(100, absent=["II", "V2"], seed=1)] * 150
+    batch = stored(recordings)
+    if gain == "per lead":
+        batch.gain = batch.gain * np.linspace(0.5, 2.0, 12, dtype=np.float32)
+    gap = stored([recording(100, seed=2)])
+    gap.codes[0][4, 100:150] = MISSING
+    gap.missing_samples[:] = 50
+    processor = EcgProcessor(high_pass=None, low_pass=None, **settings_)
+    taken = []
+    short_cut = EcgProcessor._only_scaled
+    monkeypatch.setattr(
+        EcgProcessor, "_only_scaled", lambda self, s: taken.append(1) or short_cut(self, s)
+    )
+    ours = processor.from_stored(batch)
+    assert len(taken) == 1
+    repaired = processor.from_stored(gap)
+    assert len(taken) == 1 and repaired["signal"].isfinite().all()
+    assert repaired["signal"].abs().max() < 100 and repaired["signal"].shape == (1, 12, 1000)
+    for other in ({"sampling_rate": 50.0}, {"seconds": 9.0}, {"low_pass": 40.0}):
+        EcgProcessor(**({"high_pass": None, "low_pass": None} | other)).from_stored(batch)
+    assert len(taken) == 1
+    monkeypatch.setattr(EcgProcessor, "_takes_as_it_is", lambda *_: False)
+    plain = processor.from_stored(batch)
+    assert len(taken) == 1
+    for name in ("signal", "lead_mask"):
+        assert ours[name].numpy().tobytes() == plain[name].numpy().tobytes()
+
+
+def test_a_batch_that_is_held_is_not_overwritten_by_the_next_one():
+    processor = EcgProcessor(high_pass=None, low_pass=None)
+    first, second = (stored([recording(100, seed=seed)] * 40) for seed in (0, 1))
+    held = processor.from_stored(first)["signal"]
+    copy = held.clone()
+    assert not torch.equal(processor.from_stored(second)["signal"], copy)
+    assert torch.equal(held, copy)
