@@ -8,6 +8,7 @@ rows of a cohort: `columns`, `from_rows(table, device)`, `for_cohort(card, train
 read) and `encoder_settings()`, what a new encoder's config takes from the data.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ from fm_med.image.backbone_families import FAMILIES as VISION_FAMILIES
 from fm_med.image.encoders import ENCODERS as IMAGE_ENCODERS
 from fm_med.image.hub_backbone import adopt as adopt_backbone
 from fm_med.image.processor import ImageProcessor
+from fm_med.image.timm_checkpoints import KIND as TIMM
+from fm_med.image.timm_checkpoints import adopt as adopt_timm
+from fm_med.image.timm_checkpoints import is_timm
 from fm_med.rna import describing as rna_describing
 from fm_med.rna.encoders import ENCODERS as RNA_ENCODERS
 from fm_med.rna.hub_transformer import adopt as adopt_transformer
@@ -73,8 +77,8 @@ class Modality:
             another one is asked for.
         decoder: Makes a network that rebuilds the input from the encoder's last hidden state.
         mask_name: The encoder's input that tells which channels are there.
-        adopts: By the model type of a foreign checkpoint, what makes an encoder and a processor
-            of it.
+        adopts: By the kind of a foreign checkpoint, from `checkpoint_kind`, what makes an encoder
+            and a processor of it.
         describing: What can be told of its rows and its processor; None for a fusion, whose rooms
             have their own.
     """
@@ -173,7 +177,7 @@ MODALITIES: dict[str, Modality] = {
             IMAGE_ENCODERS,
             ImageProcessor,
             {"default": per_row(augment_images, lambda _processor: ImageAugmentation())},
-            adopts=dict.fromkeys(VISION_FAMILIES, adopt_backbone),
+            adopts=dict.fromkeys(VISION_FAMILIES, adopt_backbone) | {TIMM: adopt_timm},
             describing=image_describing,
         ),
         Modality(
@@ -186,6 +190,19 @@ MODALITIES: dict[str, Modality] = {
         Modality("tabular", TABULAR_ENCODERS, TableProcessor, describing=tabular_describing),
     )
 }
+
+
+def checkpoint_kind(folder: Path) -> str | None:
+    """Return what a saved model is, one of a room's `adopts` or ours; None for no model.
+
+    Args:
+        folder: Perhaps with a config.json.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text())
+    return TIMM if is_timm(folder, config) else config.get("model_type")
 
 
 # What any two rooms become together, under their joined names.

@@ -21,7 +21,7 @@ from fm_med.heads import PredictionHead
 from fm_med.hub.fetching import download, folder_named
 from fm_med.hub.migrations import TASK_FILE, up_to_date
 from fm_med.lora import load_adapter, merge
-from fm_med.modalities import MODALITIES
+from fm_med.modalities import MODALITIES, checkpoint_kind
 from fm_med.probe_head import ProbeHead
 from fm_med.quiet import quietly
 from fm_med.tasks import ClassificationTask, FollowUpTask, Hazard, Task, task_from_dict
@@ -182,7 +182,7 @@ def _load_folder(folder: Path, device: str) -> LoadedModel:
 def adopt(
     folder: Path, encoder_settings: Mapping[str, Any], processor_settings: Mapping[str, Any]
 ) -> LoadedModel | None:
-    """Take a foreign checkpoint, such as a vision model of transformers, as an encoder.
+    """Take a foreign checkpoint, such as a vision model of transformers or timm, as an encoder.
 
     Args:
         folder: Of the checkpoint.
@@ -195,11 +195,10 @@ def adopt(
     Raises:
         InputError: The checkpoint is not whole, or a setting is unknown.
     """
-    path = folder / "config.json"
-    model_type = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    kind = checkpoint_kind(folder)
     for modality in MODALITIES.values():
-        if model_type in modality.adopts:
-            make = modality.adopts[str(model_type)]
+        if kind in modality.adopts:
+            make = modality.adopts[str(kind)]
             encoder, processor = make(folder, encoder_settings, processor_settings)
             return LoadedModel(encoder, processor, None, folder)
     return None

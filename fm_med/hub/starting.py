@@ -1,6 +1,5 @@
 """Find where training starts: one encoder or two, each new by its name or a saved one."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from fm_med.hub.fetching import folder_named
 from fm_med.hub.fused_starting import FusedStart
 from fm_med.hub.loading import adopt, load, local_folder
 from fm_med.hub.start import Settings, Start
-from fm_med.modalities import MODALITIES, Modality, modality_of
+from fm_med.modalities import MODALITIES, Modality, checkpoint_kind, modality_of
 
 FUSION_SETTINGS = ("modality_dropout",)
 
@@ -185,8 +184,7 @@ def _refuse_foreign(name: str, modality: Modality) -> None:
     Raises:
         InputError: Another modality adopts checkpoints of its type.
     """
-    path = local_folder(name) / "config.json"
-    kind = json.loads(path.read_text()).get("model_type") if path.is_file() else None
+    kind = checkpoint_kind(local_folder(name))
     owners = [room.name for room in MODALITIES.values() if kind in room.adopts]
     if owners and kind not in modality.adopts:
         raise InputError(

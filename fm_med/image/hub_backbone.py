@@ -243,22 +243,31 @@ def adopt(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the backbone in {folder} cannot be loaded: {reason}") from error
-    inner = {k: v for k, v in backbone.config.to_dict().items() if k not in _NOT_KEPT}
-    try:
-        config = HubBackboneConfig(**{"norms": "frozen", **encoder_settings, "backbone": inner})
-    except (StrictDataclassError, TypeError, ValueError) as error:
-        raise InputError(f"hub_backbone: {' '.join(str(error).split())[:200]}") from error
+    encoder = around(backbone, encoder_settings)
     # A pooler that no checkpoint of this network has is not used either.
-    lacking = [
-        name for name in found["missing_keys"] if not (config.family.tokens and "pooler" in name)
-    ]
+    of_tokens = encoder.config.family.tokens
+    lacking = [name for name in found["missing_keys"] if not (of_tokens and "pooler" in name)]
     if lacking:
         raise InputError(f"the weights in {folder} lack {sorted(lacking)[0]}")
+    return encoder.eval(), processor
+
+
+def around(backbone: PreTrainedModel, settings: Mapping[str, Any]) -> HubBackboneModel:
+    """Return the encoder around a network of transformers.
+
+    Raises:
+        InputError: A setting of `HubBackboneConfig` is unknown, or the network is none of ours.
+    """
+    inner = {k: v for k, v in backbone.config.to_dict().items() if k not in _NOT_KEPT}
+    try:
+        config = HubBackboneConfig(**{"norms": "frozen", **settings, "backbone": inner})
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise InputError(f"hub_backbone: {' '.join(str(error).split())[:200]}") from error
     encoder = HubBackboneModel(config)
     if config.family.tokens:
         backbone.pooler = None
     encoder.backbone = backbone
-    return encoder.eval(), processor
+    return encoder
 
 
 def _processor(folder: Path, settings: Mapping[str, Any]) -> ImageProcessor:
