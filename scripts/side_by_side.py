@@ -115,6 +115,17 @@ def peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
+def growth_mb(work: Callable[[], object]) -> float:
+    """Return by how much a call exceeds the resident memory before it at its peak, in MB (Linux).
+
+    In a process that has freed much, the call may fill what was freed: measure in a fresh one.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_mb()
+    work()
+    return peak_mb() - before
+
+
 def alone(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns in a fresh process, whose memory is its own.
 
