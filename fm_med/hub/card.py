@@ -15,6 +15,7 @@ from fm_med.atomic import atomic_file
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
 from fm_med.hub.card_facts import Facts, Leaf, leaves_of, read_facts
+from fm_med.hub.card_names import place_of
 from fm_med.hub.card_text import page
 from fm_med.hub.guard import Source, model_files
 
@@ -128,7 +129,7 @@ def _result(facts: Facts, leaves: list[Leaf]) -> dict[str, Any]:
     metrics: list[dict[str, Any]] = []
     for leaf in leaves:
         ends = f", 95% interval {leaf.low:.3f} to {leaf.high:.3f}" if leaf.low is not None else ""
-        label = f"{leaf.name} (N={leaf.n}{ends})"
+        label = f"{place_of(leaf).row} (N={leaf.n}{ends})"
         metrics.append({"type": leaf.path[-1], "value": round(leaf.value, 4), "name": label})
     dataset = {"name": cohort, "type": "-".join(cohort.lower().split())}
     return {"task": {"type": kind}, "dataset": dataset, "metrics": metrics}

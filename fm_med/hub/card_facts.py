@@ -25,11 +25,6 @@ class Leaf:
     n: int
 
     @property
-    def name(self) -> str:
-        """The place as one word."""
-        return ".".join(self.path)
-
-    @property
     def is_control(self) -> bool:
         """Whether it is of a baseline, or a difference to one."""
         kinds = {"baselines", "difference"} & set(self.path)

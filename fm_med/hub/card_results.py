@@ -1,17 +1,14 @@
 """Results as tables: on a model's card, and on the page of a report that is shared."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fm_med.hub.card_facts import Leaf
+from fm_med.hub.card_names import OWN, place_of, years
 
 Lines = list[str]
+_NONE = "–"
 
-_TITLES = {
-    "model": "",
-    "baselines": "What it has to beat, on the same persons:",
-    "difference": "Difference to these (model minus baseline, paired):",
-}
 # What is 1, or 0, when predicted risks are those observed.
 _CALIBRATION = {
     "observed_expected": "observed / expected events (1)",
@@ -29,23 +26,34 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
 
 
 def results(leaves: Sequence[Leaf]) -> Lines:
-    """Return the results of a model, of its baselines and the differences; [] for none."""
-    groups: dict[str, list[Leaf]] = {name: [] for name in _TITLES}
+    """Return the results of a model beside its baselines, and the differences; [] for none.
+
+    How well risks are calibrated is left to `calibration`.
+    """
+    cells: dict[str, dict[str, dict[str, Leaf]]] = {"value": {}, "difference": {}}
     for leaf in leaves:
-        group = "baselines" if leaf.is_control else "model"
-        groups["difference" if "difference" in leaf.path else group].append(leaf)
+        if not _AT.fullmatch(leaf.path[-1]):
+            place = place_of(leaf)
+            cells[place.table].setdefault(place.row, {})[place.column] = leaf
     lines: Lines = []
-    for group, found in groups.items():
-        rows = [(_plain(leaf, group), str(leaf), f"{leaf.n:,}") for leaf in found]
-        if rows:
-            lines += ["", *([_TITLES[group], ""] if _TITLES[group] else [])]
-            lines += table(("", "value (95 % interval)", "N"), rows)
-    heading = "Value with its 95 % interval; N persons, whole persons resampled."
-    return [heading, *lines] if lines else []
+    if cells["value"]:
+        heading = "Value with its 95 % interval; N persons, whole persons resampled."
+        lines += [heading, "", *_matrix(cells["value"])]
+    if cells["difference"]:
+        heading = "The same persons: this model minus each of the others, paired."
+        lines += ["", heading, "", *_matrix(cells["difference"])]
+    return lines
 
 
-def _plain(leaf: Leaf, group: str) -> str:
-    return " ".join(part for part in leaf.path if part != group).replace("_", " ")
+def _matrix(rows: Mapping[str, Mapping[str, Leaf]]) -> Lines:
+    """Return a table with a row per metric, a column per model, and the number of persons."""
+    found = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = sorted(found, key=lambda name: name != OWN)  # the model first
+    lines = []
+    for name, row in rows.items():
+        persons = ", ".join(f"{n:,}" for n in sorted({leaf.n for leaf in row.values()}))
+        lines.append((name, *(str(row.get(column, _NONE)) for column in columns), persons))
+    return table(("", *columns, "N"), lines)
 
 
 def calibration(leaves: Sequence[Leaf]) -> Lines:
@@ -55,14 +63,11 @@ def calibration(leaves: Sequence[Leaf]) -> Lines:
         match = _AT.fullmatch(leaf.path[-1])
         if match and not leaf.is_control:
             where = [part for part in leaf.path[:-1] if part != "model"]
-            where += [match[2]] if match[2] else []
+            where += [years(match[2])] if match[2] else []
             found.setdefault(" ".join(where).replace("_", " ") or "all", {})[match[1]] = leaf
     names = [name for name in _CALIBRATION if any(name in row for row in found.values())]
     if not names:
         return []
-    rows = [
-        (where, *(str(row[name]) if name in row else "" for name in names))
-        for where, row in found.items()
-    ]
+    rows = [(where, *(str(row.get(name, _NONE)) for name in names)) for where, row in found.items()]
     what = "Are predicted risks those observed? In brackets above each column: what a perfect model"
     return [f"{what} has.", "", *table(("", *(_CALIBRATION[name] for name in names)), rows)]

@@ -8,7 +8,7 @@ from fm_med.disclosure import MINIMUM, without_small_counts
 from fm_med.hub.card_facts import Facts
 from fm_med.hub.card_results import calibration, results, table
 from fm_med.hub.cohort_facts import cohort_facts
-from fm_med.hub.staging import is_local
+from fm_med.hub.staging import LOCAL, is_local
 
 Lines = list[str]
 
@@ -133,6 +133,11 @@ def _training(facts: Facts) -> Lines:
         lines.append(f"- Began with: `{facts.base}`{revision}")
         lines.append(f"- Licence of it: {_license_of(facts.base, facts.base_revision)}")
     training = facts.details.get("training", {})
+    started = str(training.get("encoder") or facts.settings.get("encoder") or "")
+    if started and not facts.base:
+        is_new = not is_local(started) and started != LOCAL
+        what = f"a new `{started}`" if is_new else "an encoder kept locally, not stated"
+        lines.append(f"- Began with: {what}")
     if "peft" in training:
         lines.append(f"- Weights trained: {training['peft']}")
     lines += _text_model(facts)
@@ -142,8 +147,10 @@ def _training(facts: Facts) -> Lines:
     environment = facts.environment
     if environment:
         count = environment.get("num_processes", 1)
-        lines.append(f"- Hardware: {count} process(es), {environment.get('device')}")
-        lines.append(f"- Precision: {environment.get('mixed_precision')}")
+        processes = "1 process" if count == 1 else f"{count} processes"
+        lines.append(f"- Hardware: {processes} on {environment.get('device')}")
+        precision = environment.get("mixed_precision")
+        lines.append(f"- Precision: {'float32' if precision == 'no' else precision}")
         if "minutes" in environment:
             lines.append(f"- Time: {environment['minutes']:.0f} minutes since its last start")
         lines.append("- Energy: not measured")
@@ -205,15 +212,7 @@ def _limits(facts: Facts) -> Lines:
 
 
 def _how(facts: Facts) -> Lines:
-    call = "model.embed(rows)" if not facts.task else "model.predict(rows)"
-    lines = [
-        "```python",
-        "import fm_med",
-        "",
-        f'model = fm_med.load("{facts.address}")',
-        f"{call}  # rows of a cohort, or what model.processor takes",
-        "```",
-    ]
+    lines = ["```python", "import fm_med", *_call(facts), "```"]
     if facts.is_adapter:
         lines += _adapter_code(facts)
     else:
@@ -239,6 +238,27 @@ def _how(facts: Facts) -> Lines:
         f"    --encoder {start} --output OUTPUT",
         "```",
     ]
+
+
+def _call(facts: Facts) -> Lines:
+    """Return the lines that load the model and use it: for an ECG on a file, else on any rows."""
+    is_ecg = facts.modality == "ecg"
+    lines = ["from fm_med.ecg.records import read_recording"] if is_ecg else []
+    lines += ["", f'model = fm_med.load("{facts.address}")']
+    rows, note = "rows", "  # rows of a cohort, or what model.processor takes"
+    if is_ecg:
+        rows, note = '[read_recording("patient7.hea")]', ""
+    if not facts.task:
+        return [*lines, f"features = model.embed({rows}){note}"]
+    examples = [
+        f'"{entry["name"]}": [{_EXAMPLES.get(entry["name"], "...")}]'
+        for entry in facts.details.get("clinical", [])
+    ]
+    clinical = f", clinical={{{', '.join(examples)}}}" if examples else ""
+    return [*lines, f"predictions = model.predict({rows}{clinical}){note}"]
+
+
+_EXAMPLES = {"age": "63", "sex": '"female"'}
 
 
 def _adapter_code(facts: Facts) -> Lines:

@@ -11,6 +11,8 @@ from fm_med import cli
 from fm_med.cohort import open_cohort
 from fm_med.errors import InputError
 from fm_med.hub.card import model_card, write_card
+from fm_med.hub.card_facts import Leaf
+from fm_med.hub.card_names import place_of
 from fm_med.hub.cohort_facts import cohort_facts, quartiles, share, shown
 from fm_med.hub.traces import Traces, find_traces
 from fm_med.sources.simulated import make_simulated
@@ -37,7 +39,7 @@ def test_the_header_is_what_the_hub_reads(risk_card):
     result, folds = data.eval_results  # no baselines, no result on nine persons
     assert folds.metric_value == 0.69
     assert (result.metric_type, result.metric_value) == ("c_index", 0.71)
-    assert result.metric_name == "model.c_index (N=500, 95% interval 0.650 to 0.770)"
+    assert result.metric_name == "C-index (N=500, 95% interval 0.650 to 0.770)"
     assert result.dataset_name == "simulated hospital a"
 
 
@@ -49,10 +51,14 @@ def test_the_page_says_what_matters(risk_card):
         "sampling_rate: 100.0 Hz",
         "leads: I, II, III, aVR",
         "it takes age, sex",
-        "| c index | 0.710 (0.650 to 0.770) | 500 |",
-        "| age sex c index | 0.660 (0.600 to 0.720) | 500 |",
-        "| age sex c index | 0.050 (0.010 to 0.090) | 500 |",
-        "| cross validation age sex c index | 0.640 (0.600 to 0.700) | 500 |",
+        "|  | this model | age and sex | N |",
+        "| C-index | 0.710 (0.650 to 0.770) | 0.660 (0.600 to 0.720) | 500 |",
+        "| cross validation C-index | 0.690 (0.630 to 0.750) | 0.640 (0.600 to 0.700) | 500 |",
+        "| C-index | 0.050 (0.010 to 0.090) | 500 |",
+        'predict([read_recording("patient7.hea")], clinical={"age": [63], "sex": ["female"]})',
+        "Began with: an encoder kept locally, not stated",
+        "Hardware: 1 process on cpu",
+        "Precision: float32",
         "Weights trained: lora",
         "Seed: 7",
         "Python 3.11.7, torch 2.13.0",
@@ -164,7 +170,35 @@ def test_metrics_of_single_labels_stay_in_the_report(made, tmp_path):
     card = model_card(encoder, name="x")
     [result] = ModelCard(card).data.eval_results
     assert result.metric_value == 0.9 and "AFIB" not in card and "empty" not in card
-    assert "| linear probe random macro auroc | 0.700 | 50 |" in card
+    assert "| linear probe macro AUROC | 0.900 | 0.700 | 50 |" in card
+    assert "Began with: a new `vit1d`" in card
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("model.auroc_at_1", ("value", "this model", "AUROC at 1 year")),
+        ("baselines.clinical.brier_at_2.5", ("value", "clinical covariates", "Brier score at 2.5")),
+        ("difference.oracle.ibs", ("difference", "known truth (simulation)", "integrated Brier")),
+        ("retrieval.recall_at_10", ("value", "this model", "retrieval recall at 10")),
+        ("linear_probe.macro_auroc", ("value", "this model", "linear probe macro AUROC")),
+        ("linear_probe_random.macro_auroc", ("value", "untrained encoder", "linear probe macro")),
+        (
+            "difference.linear_probe_random.macro_auroc",
+            ("difference", "untrained encoder", "linear probe macro AUROC"),
+        ),
+        (
+            "cross_validation.baselines.age_sex.c_index",
+            ("value", "age and sex", "cross validation C-index"),
+        ),
+        ("causes.stroke.model.auroc_at_3", ("value", "this model", "causes stroke AUROC at 3")),
+    ],
+)
+def test_every_number_has_a_name_that_is_read(path, place):
+    path = path.replace("2.5", "2,5").split(".")
+    leaf = Leaf(tuple(part.replace(",", ".") for part in path), 0.5, None, None, 50)
+    found = place_of(leaf)
+    assert (found.table, found.column) == place[:2] and found.row.startswith(place[2])
 
 
 def test_calibration_and_time_are_on_the_card(made, tmp_path):

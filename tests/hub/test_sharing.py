@@ -204,7 +204,7 @@ def test_of_a_report_only_aggregates_go(world, report):
     files = world.hub.files("clinic/report", kind="datasets")
     assert files.keys() == {"README.md", "metrics.json"}
     page = files["README.md"].decode()
-    assert "| c index | 0.710 (0.650 to 0.770) | 500 |" in page
+    assert "| C-index | 0.710 (0.650 to 0.770) | 0.660 | 500 |" in page
     assert "| 1 year | 1.080 (0.900 to 1.300) | 0.930 | 0.021 |" in page
     for secret in ("a0000017", "0.9123", "0.912", "0.8123", "0.7345", "record"):
         assert secret not in page.replace("recordings", "") + files["metrics.json"].decode(), secret
@@ -250,6 +250,6 @@ def test_calibration_is_a_table_by_horizon():
     )
     assert lines[4:] == [
         "| 1 year | 1.080 (0.900 to 1.300) | 0.930 | 0.021 |",
-        "| all |  | 0.950 |  |",
+        "| all | – | 0.950 | – |",
     ]
     assert calibration(list(leaves_of({"model": {"c_index": leaf(0.7)}}))) == []
