@@ -283,6 +283,16 @@ def test_the_other_tasks_run_through_the_same_recipe(task, method, place, follow
         assert set(model.details["thresholds"]) == {"AFIB", "LBBB", "LVH"}
 
 
+def test_balance_has_its_effect_where_there_is_no_loop(place, followed):
+    argv = ("--cohort", followed, "--task", "multilabel", "--target", "AFIB", *FRESH)
+    argv = (*argv, "--peft", "none", "--imbalance", "sampler", "--output", place / "balance")
+    assert launch("finetune", *argv) == 0
+    assert not (place / "balance" / "metrics.jsonl").exists()  # no step was taken
+    share = np.mean(open_cohort(followed).column("train", "AFIB"))
+    found = of_test(place / "balance")["probability_AFIB"].mean()
+    assert found > 3 * share
+
+
 PUBLISHED = ("--encoder", "dual_attention_paper", "--encoder_settings", '{"samples": 96}')
 
 
