@@ -84,7 +84,7 @@ def _counted(persons: Sequence[str], groups: Sequence[str]) -> str:
     names, counts = np.unique(list(first.values()), return_counts=True)
     found = shown(dict(zip(names.tolist(), counts.tolist())))
     found = dict(sorted(found.items(), key=lambda item: not item[0].startswith("under")))
-    return ", ".join(f"{name} {count}" for name, count in found.items())
+    return ", ".join(f"{name}: {count}" for name, count in found.items())
 
 
 def _bands(cohort: Cohort, splits: Sequence[str], age: np.ndarray) -> str:

@@ -50,6 +50,7 @@ def test_the_page_says_what_matters(risk_card):
         "risk of event (log-hazard, and the risk at 12 months, 36 months)",
         "sampling_rate: 100.0 Hz",
         "leads: I, II, III, aVR",
+        "subjects under 40: ",  # and not "under 40 17"
         "it takes age, sex",
         "|  | this model | age and sex | N |",
         "| C-index | 0.710 (0.650 to 0.770) | 0.660 (0.600 to 0.720) | 500 |",
