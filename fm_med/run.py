@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from fm_med.refusals import (
     what_must_stay,
 )
 from fm_med.settings import save_settings
+from fm_med.usage import Usage
 
 
 class Run:
@@ -67,7 +67,7 @@ class Run:
         self._trained: dict[str, Any] = {}
         self._keep = 1
         self._resumes = resume
-        self._began = time.monotonic()
+        self._usage = Usage()
         if resume:
             take_pinned(self.folder, settings)
             refuse_changes(self.folder, settings)
@@ -150,6 +150,7 @@ class Run:
         """Append one row to `metrics.jsonl` (main process) and send its numbers to the tracker."""
         if not self.accelerator.is_main_process:
             return
+        self._usage.update()
         row = {"step": step, **{name: _json_value(value) for name, value in values.items()}}
         with self.writing(str(self._metrics)), self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -252,11 +253,10 @@ class Run:
             tqdm.write(message)
 
     def finish(self) -> None:
-        """Note the time since the start in `env.json`, and close the trackers."""
+        """Note time and energy since the start in `env.json`, and close the trackers."""
         path = self.folder / "env.json"
         if self.accelerator.is_main_process and path.is_file():
-            minutes = round((time.monotonic() - self._began) / 60, 2)
-            values = json.loads(path.read_text()) | {"minutes": minutes}
+            values = json.loads(path.read_text()) | self._usage.spent()
             with self.writing(str(path)), atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(values, indent=1) + "\n")
         if self._tracker != "none":
