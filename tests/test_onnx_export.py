@@ -25,6 +25,8 @@ from fm_med.fusion.late_fusion import LateFusionModel
 from fm_med.fusion.processor import FusionProcessor
 from fm_med.hub import LoadedModel
 from fm_med.onnx_export import exporting
+from fm_med.rna.hub_transformer import HubTransformerConfig, HubTransformerModel
+from fm_med.rna.rank_values import RankValueProcessor
 from fm_med.tabular.lstm_attention import LstmAttentionConfig, LstmAttentionModel
 from fm_med.tabular.processor import TableProcessor
 
@@ -136,6 +138,39 @@ def test_visits_and_their_masks_are_free_in_number(place):
     assert "visit_mask" in known
     (found,) = run.run(None, {name: value for name, value in inputs.items() if name in known})
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@needs_onnx
+def test_sentences_of_genes_are_free_in_length(place):
+    processor = RankValueProcessor(
+        genes=[f"G{k}" for k in range(9)],
+        tokens=list(range(2, 11)),
+        medians=[1.0] * 9,
+        max_tokens=16,
+        first_token=1,
+        pad_token=0,
+    )
+    small = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    encoder = HubTransformerModel(
+        HubTransformerConfig(
+            backbone={**small, "num_hidden_layers": 1, "max_position_embeddings": 16},
+            **processor.encoder_settings(),
+        )
+    ).eval()
+    path = place / "genes.onnx"
+    assert onnx_export.export(LoadedModel(encoder, processor, None, place), path)
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert {tuple(one["shape"]) for one in described["inputs"]} == {("rows", "tokens")}
+    run = session(path)
+    for tokens in (2, 10):  # padding and special tokens count for nothing, in any length
+        ids = torch.randint(0, 11, (3, tokens))
+        ids[:, 1] = 5
+        mask = torch.arange(tokens) < torch.tensor([[2], [tokens], [tokens - 1]]).clamp(min=2)
+        (found,) = run.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        with torch.inference_mode():
+            expected = encoder(ids, mask).pooler_output.numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @needs_onnx

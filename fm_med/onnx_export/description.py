@@ -20,7 +20,7 @@ def describe(model: LoadedModel, example: Arrays, used: Sequence[str]) -> dict[s
         example: Its inputs.
         used: Names of the inputs that the graph has; others have no influence.
     """
-    axes = free_axes(model)
+    axes = free_axes(model, example)
     details = {k: v for k, v in model.details.items() if k not in ("reference", "training")}
     return {
         "format": FORMAT,
@@ -32,10 +32,7 @@ def describe(model: LoadedModel, example: Arrays, used: Sequence[str]) -> dict[s
             {
                 "name": name,
                 "type": str(value.dtype),
-                "shape": [
-                    axes.get(k, n) if name != CLINICAL or k == 0 else n
-                    for k, n in enumerate(value.shape)
-                ],
+                "shape": [axes[name].get(k, n) for k, n in enumerate(value.shape)],
             }
             for name, value in example.items()
             if name in used

@@ -87,7 +87,7 @@ def export(model: LoadedModel, path: Path) -> Exported:
         raise InputError(f"export needs {' and '.join(missing)}: pip install 'fm-med[onnx]'")
     example = example_inputs(model, _EXPORTED, seed=0)
     graph = _Graph(model.encoder, model.head, list(example)).eval()
-    program = _program(graph, example, outputs_of(model), free_axes(model), model.folder)
+    program = _program(graph, example, outputs_of(model), free_axes(model, example), model.folder)
     described = describe(model, example, _used_inputs(program))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary, _silence():
@@ -109,7 +109,11 @@ def export(model: LoadedModel, path: Path) -> Exported:
 
 
 def _program(
-    graph: _Graph, example: Arrays, outputs: list[str], axes: Mapping[int, str], folder: Path
+    graph: _Graph,
+    example: Arrays,
+    outputs: list[str],
+    axes: Mapping[str, Mapping[int, str]],
+    folder: Path,
 ) -> Any:
     """Export the graph.
 
@@ -117,10 +121,7 @@ def _program(
         InputError: Something in it has no counterpart in ONNX.
     """
     values = tuple(torch.from_numpy(value) for value in example.values())
-    free = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis in axes if name != CLINICAL or axis == 0}
-        for name in example
-    )
+    free = tuple({axis: torch.export.Dim.DYNAMIC for axis in axes[name]} for name in example)
     from torch.onnx.errors import OnnxExporterError
 
     try:

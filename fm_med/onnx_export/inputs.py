@@ -43,7 +43,19 @@ def outputs_of(model: LoadedModel) -> list[str]:
     return [POOLED, *([model.head.config.output_name] if model.head is not None else [])]
 
 
-def free_axes(model: LoadedModel) -> dict[int, str]:
-    """Return the axes of any length: rows, and of a table with visits the visits."""
-    visits = bool(getattr(model.processor, "visits", False))
-    return {0: "rows", 1: "visits"} if visits else {0: "rows"}
+def free_axes(model: LoadedModel, example: Arrays) -> dict[str, dict[int, str]]:
+    """Return, of each input, the axes of any length.
+
+    These are the rows, of a table with visits the visits, of a sentence of genes its tokens.
+    """
+    return {name: _free_axes(model.processor, name, value) for name, value in example.items()}
+
+
+def _free_axes(processor: Any, name: str, value: np.ndarray) -> dict[int, str]:
+    place = next((part for part in PARTS if name.startswith(f"{part}_")), "")
+    processor = getattr(processor, place, processor)
+    if name == CLINICAL or value.ndim == 1:
+        return {0: "rows"}
+    if getattr(processor, "visits", False):
+        return {0: "rows", 1: "visits"}
+    return {0: "rows", 1: "tokens"} if hasattr(processor, "max_tokens") else {0: "rows"}

@@ -62,7 +62,10 @@ def steps(processor: Any) -> list[str]:
 
 
 def example(processor: Any, rows: int, seed: int) -> dict[str, np.ndarray]:
-    """Return what the processor makes of made-up samples of its own genes."""
-    values = np.random.default_rng(seed).gamma(1.0, 1.5, (rows, len(processor.genes)))
+    """Return what the processor makes of made-up samples of its own genes, half of them silent."""
+    rng = np.random.default_rng(seed)
+    values = rng.gamma(1.0, 1.5, (rows, len(processor.genes)))
+    values *= rng.random(values.shape) < 0.5
+    values[:, 0] = 1.0  # at least one is expressed
     made = processor(values.astype(np.float32), processor.genes, unit=processor.units)
     return {name: value.numpy() for name, value in made.items()}

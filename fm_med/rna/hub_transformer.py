@@ -128,8 +128,9 @@ class HubTransformerModel(PreTrainedModel):
             attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
         output = self._run(input_ids, attention_mask, output_attentions)
         last = output.last_hidden_state
-        special = torch.tensor(self.config.special_tokens or [], device=input_ids.device)
-        genes = (attention_mask.bool() & ~torch.isin(input_ids, special)).to(last.dtype)[..., None]
+        special = input_ids.new_tensor(self.config.special_tokens or [])
+        is_special = (input_ids[..., None] == special).any(-1)  # ONNX has no isin
+        genes = (attention_mask.bool() & ~is_special).to(last.dtype)[..., None]
         pooled = (last * genes).sum(1) / genes.sum(1).clamp(min=1)
         return BaseModelOutputWithPooling(
             last_hidden_state=last,
