@@ -6,6 +6,7 @@ commands before the parser is.
 
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import re
@@ -198,11 +199,11 @@ def exit_code(command: Callable[[], object]) -> int:
     try:
         command()
     except InputError as error:
-        if _first_to_tell(str(error)):
-            # One write: `print` may write the line's end apart, after another process's line.
-            sys.stderr.write(f"error: {error}\n")
-            sys.stderr.flush()
-        return 2
+        return _refuse(str(error))
+    except OSError as error:  # a place that may not be written, or is full: no fault of ours
+        if error.errno not in _OF_THE_PLACE or error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -210,6 +211,18 @@ def exit_code(command: Callable[[], object]) -> int:
         error.add_note("fm-med doctor says what is wrong with this installation")
         raise
     return 0
+
+
+_OF_THE_PLACE = {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+
+
+def _refuse(message: str) -> int:
+    """Tell what is wrong with the user's input in one line; return the exit status for it."""
+    if _first_to_tell(message):
+        # One write: `print` may write the line's end apart, after another process's line.
+        sys.stderr.write(f"error: {message}\n")
+        sys.stderr.flush()
+    return 2
 
 
 def _first_to_tell(message: str) -> bool:

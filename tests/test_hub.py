@@ -185,6 +185,7 @@ def test_a_hub_id_while_offline_is_refused_at_once(name):
         fm_med.load(name)
     assert time.monotonic() - begin < 5
     assert "\n" not in str(caught.value)
+    assert ("vit1d" in str(caught.value)) == ("/" not in name)  # who names the Hub means the Hub
 
 
 # ------------------------------------------------------------------------- Where training starts

@@ -286,7 +286,7 @@ def local_folder(name_or_path: str | Path, *, revision: str | None = None) -> Pa
     except InputError as error:
         reason = str(error).removeprefix(f"{name}: ")
         encoders = [name for modality in MODALITIES.values() for name in modality.encoders]
+        kind = "" if "/" in name else f"no encoder ({', '.join(encoders)}), "
         raise InputError(
-            f"{name_or_path} is no encoder ({', '.join(encoders)}), no folder, and no model that "
-            f"the Hub can give ({reason})"
+            f"{name_or_path} is {kind}no folder, and no model that the Hub can give ({reason})"
         ) from None
