@@ -8,20 +8,22 @@ import torch
 from torch import Tensor
 
 from fm_med.counter_random import RowRandom
+from fm_med.ecg.distortion import Distortion, Layer, distort
 from fm_med.errors import InputError
 
 # Fresh Gaussian numbers are 90 % of the cost of an augmented batch; windows of a fixed store of
-# them at random places are as good: 2^18 samples hold 262,144 overlapping windows per lead.
+# them at random places are as good. It is at least eight times as long as a window.
 _BANK_SAMPLES = 1 << 18
+_BANK_WINDOWS = 8
 _BANK_SEED = 12
 WANDER_BAND = (0.05, 0.7)  # Hz: respiration and the drift of electrodes
 _WANDER_WAVES = 64
-# Batches are worked on in pieces that stay within a CPU's cache.
-_CPU_VALUES_AT_ONCE = 200_000
 
-_LEAD_CHANCE, _LEAD_COUNT, _LEAD_ORDER, _SCALE, _SHIFT = 1, 2, 3, 4, 5
-_NOISE_LEVEL, _NOISE_PLACE, _WANDER_LEVEL, _WANDER_PLACE = 6, 7, 8, 9
-_BATCH_COUNT, _BATCH_ORDER = 10, 11
+_DRAWS, _BATCH_COUNT, _BATCH_ORDER = 1, 10, 11
+# Places of the numbers that a row draws; those that order its leads follow.
+_LEAD_CHANCE, _LEAD_COUNT, _SCALE, _SHIFT = 0, 1, 2, 3
+_NOISE_LEVEL, _NOISE_PLACE, _WANDER_LEVEL, _WANDER_PLACE = 4, 5, 6, 7
+_LEAD_ORDER = 8
 # Chen et al. 2025: all leads half of the time, else one of these numbers of leads.
 _PUBLISHED_SUBSETS = (2, 3, 4, 6, 8)
 
@@ -96,14 +98,18 @@ def augment(
     """
     signal, lead_mask = inputs["signal"], inputs["lead_mask"]
     random = RowRandom(seed=seed, epoch=epoch, rows=rows.to(signal.device))
+    # All at once: the hash of a few numbers takes as long as that of many.
+    draws = random.uniform(_DRAWS, _LEAD_ORDER + lead_mask.shape[1])
     if settings.lead_dropout > 0:
-        lead_mask = _drop_leads(lead_mask, random, settings)
-    factor = 1.0 + settings.scale * (2.0 * random.uniform(_SCALE, 1) - 1.0)
-    layers = _layers(signal, lead_mask, random, settings)
+        lead_mask = _drop_leads(lead_mask, draws, settings)
     furthest = round(settings.crop * signal.shape[-1])
-    shift = random.integers(_SHIFT, 1, 2 * furthest + 1) - furthest
-    distorted = _distort(signal, factor * lead_mask, layers, (shift, furthest))
-    return {**inputs, "signal": distorted, "lead_mask": lead_mask}
+    how = Distortion(
+        factor=1.0 + settings.scale * (2.0 * draws[:, _SCALE] - 1.0),
+        layers=_layers(signal, draws, settings),
+        shift=below(draws[:, _SHIFT], 2 * furthest + 1) - furthest,
+        lead_mask=lead_mask,
+    )
+    return {**inputs, "signal": distort(signal, how), "lead_mask": lead_mask}
 
 
 def hide_leads_of_batch(
@@ -138,93 +144,47 @@ def hide_leads_of_batch(
     return {**inputs, "signal": signal * mask[..., None], "lead_mask": mask}
 
 
-def _drop_leads(lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation) -> Tensor:
+def below(uniform: Tensor, high: Tensor | int) -> Tensor:
+    """Return int64 in [0, high) of numbers uniform in [0, 1); `high` is at most 2^24."""
+    return (uniform * high).to(torch.int64)
+
+
+def _drop_leads(lead_mask: Tensor, draws: Tensor, settings: EcgAugmentation) -> Tensor:
     """Keep a random number of the present leads, in a random share of the recordings."""
-    present = lead_mask.sum(1, keepdim=True)
+    present = lead_mask.sum(1)
     least = present.clamp(max=settings.minimum_leads)
     # Between `least` and all but one: a recording that is chosen loses at least one lead.
-    kept = least + random.integers(_LEAD_COUNT, 1, (present - least).clamp(min=1))
-    chosen = random.uniform(_LEAD_CHANCE, 1) < settings.lead_dropout
-    order = random.uniform(_LEAD_ORDER, lead_mask.shape[1]).masked_fill(~lead_mask, 2.0)
+    kept = least + below(draws[:, _LEAD_COUNT], (present - least).clamp(min=1))
+    chosen = draws[:, _LEAD_CHANCE] < settings.lead_dropout
+    order = draws[:, _LEAD_ORDER:].masked_fill(~lead_mask, 2.0)
     rank = order.argsort(dim=1, stable=True).argsort(dim=1)
-    return lead_mask & ((rank < kept) | ~chosen)
+    return lead_mask & ((rank < kept[:, None]) | ~chosen[:, None])
 
 
-def _layers(
-    signal: Tensor, lead_mask: Tensor, random: RowRandom, settings: EcgAugmentation
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return what is added to the signal: views of a bank, places in it and strengths in mV.
-
-    Places and strengths are (batch, leads); absent leads have strength 0.
-    """
+def _layers(signal: Tensor, draws: Tensor, settings: EcgAugmentation) -> list[Layer]:
+    """Return the noise and the wander of each recording, in mV, where they are switched on."""
+    window = signal.shape[1] * signal.shape[2]
+    size = max(_BANK_SAMPLES, 1 << (_BANK_WINDOWS * window - 1).bit_length())
     layers = []
-    for bank, level, place, largest in (
+    for name, level, place, largest in (
         ("noise", _NOISE_LEVEL, _NOISE_PLACE, settings.noise_mv),
         ("wander", _WANDER_LEVEL, _WANDER_PLACE, settings.wander_mv),
     ):
         if largest > 0:
-            values = _bank(bank, settings.sampling_rate, signal.device)
-            views = values.unfold(0, signal.shape[-1], 1)
-            places = random.integers(place, signal.shape[1], len(views))
-            layers.append((views, places, largest * random.uniform(level, 1) * lead_mask))
+            bank = _bank(name, size, settings.sampling_rate, signal.device)
+            places = below(draws[:, place], size - window + 1)
+            layers.append(Layer(bank, places, largest * draws[:, level]))
     return layers
 
 
-def _distort(
-    signal: Tensor,
-    amplitude: Tensor,
-    layers: list[tuple[Tensor, Tensor, Tensor]],
-    shift: tuple[Tensor, int],
-) -> Tensor:
-    """Scale, add the layers and move in time, piece by piece of the batch.
-
-    The buffers of a piece stay in a CPU's cache and are used again, because fresh memory costs
-    more than the arithmetic.
-
-    Args:
-        signal: (batch, leads, samples).
-        amplitude: (batch, leads).
-        layers: As `_layers` gives them.
-        shift: (batch, 1) int64 samples to the right, and their largest size.
-    """
-    batch, leads, samples = signal.shape
-    output = signal.new_empty(signal.shape)
-    step = max(1, batch)
-    if signal.device.type == "cpu":
-        step = min(step, max(1, _CPU_VALUES_AT_ONCE // (leads * samples)))
-    by, furthest = shift
-    # Only the middle is ever written: the zeros on either side are what a shift brings in.
-    wide = signal.new_zeros((step, leads, samples + 2 * furthest))
-    middle, window = (
-        wide[..., furthest : furthest + samples],
-        signal.new_empty(step, leads, samples),
-    )
-    shifted = wide.view(-1).unfold(0, samples, 1)
-    lead_start = torch.arange(step * leads, device=signal.device).view(step, leads) * wide.shape[-1]
-    for first in range(0, batch, step):
-        piece = slice(first, first + step)
-        rows = len(by[piece])
-        torch.mul(signal[piece], amplitude[piece, :, None], out=middle[:rows])
-        for views, place, strength in layers:
-            _copy_windows(views, place[piece], window[:rows])
-            middle[:rows].addcmul_(window[:rows], strength[piece, :, None])
-        _copy_windows(shifted, lead_start[:rows] + (furthest - by[piece]), output[piece])
-    return output
-
-
-def _copy_windows(views: Tensor, place: Tensor, out: Tensor) -> None:
-    """Write the views at `place` (batch, leads) to `out` (batch, leads, samples)."""
-    torch.index_select(views, 0, place.view(-1), out=out.view(-1, out.shape[-1]))
-
-
 @lru_cache(maxsize=8)
-def _bank(name: str, sampling_rate: float, device: torch.device) -> Tensor:
-    """Return (2^18,) float32 of unit RMS: white Gaussian `noise`, or `wander` of slow sinusoids."""
+def _bank(name: str, size: int, sampling_rate: float, device: torch.device) -> Tensor:
+    """Return (size,) float32 of unit RMS: white Gaussian `noise`, or `wander` of slow sinusoids."""
     generator = torch.Generator().manual_seed(_BANK_SEED)
     if name == "noise":
-        values = torch.randn(_BANK_SAMPLES, generator=generator, dtype=torch.float64)
+        values = torch.randn(size, generator=generator, dtype=torch.float64)
     else:
-        time = torch.arange(_BANK_SAMPLES, dtype=torch.float64) / sampling_rate
+        time = torch.arange(size, dtype=torch.float64) / sampling_rate
         low, high = WANDER_BAND
         draws = torch.rand(_WANDER_WAVES, 2, generator=generator, dtype=torch.float64)
         values = torch.zeros_like(time)

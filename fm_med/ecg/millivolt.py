@@ -21,10 +21,10 @@ def write_millivolt(
     # NumPy multiplies int16 by float32 in small pieces that it converts first. To convert a whole
     # recording and then scale it where it lies is faster, more so by one factor for all leads.
     factor = gain.max(1, initial=0.0)
-    uniform: list[bool] = ((gain == factor[:, None]) | ~lead_mask).all(1).tolist()
-    complete: list[bool] = lead_mask.all(1).tolist()
+    uniform = set(np.flatnonzero(((gain == factor[:, None]) | ~lead_mask).all(1)).tolist())
+    incomplete = set(np.flatnonzero(~lead_mask.all(1)).tolist())
     for row, (units, place) in enumerate(zip(codes, out)):
         place[...] = units
-        np.multiply(place, factor[row] if uniform[row] else gain[row, :, None], out=place)
-        if not complete[row]:
+        np.multiply(place, factor[row] if row in uniform else gain[row, :, None], out=place)
+        if row in incomplete:
             place[~lead_mask[row]] = 0.0

@@ -4,9 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm_med.counter_random import RowRandom, splitmix64
+from fm_med.counter_random import RowRandom, _mixed, splitmix64
 from fm_med.ecg import augment as augment_module
 from fm_med.ecg.augment import WANDER_BAND, EcgAugmentation, augment
+from fm_med.ecg.distortion import distort_batch
 from fm_med.errors import InputError
 
 OFF = {"lead_dropout": 0.0, "noise_mv": 0.0, "wander_mv": 0.0, "scale": 0.0, "crop": 0.0}
@@ -39,6 +40,12 @@ def test_splitmix64_reference_values():
         signed = value - 2**64 if value >= 2**63 else value
         found.append(splitmix64(torch.tensor([signed])).item() % 2**64)
     assert found == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@given(states=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20))
+def test_the_hash_is_the_same_on_every_device(states):
+    states = torch.tensor(states, dtype=torch.int64)
+    assert torch.equal(splitmix64(states), _mixed(states))
 
 
 def test_numbers_are_uniform_and_independent():
@@ -75,11 +82,44 @@ def test_a_row_is_augmented_alike_in_any_batch_bit_for_bit(order, cut, seed, epo
         assert torch.equal(again["lead_mask"], whole["lead_mask"][part])
 
 
-def test_cache_pieces_do_not_change_the_result(monkeypatch):
-    inputs = batch(37, 400)
-    whole = run(inputs)
-    monkeypatch.setattr(augment_module, "_CPU_VALUES_AT_ONCE", 12 * 400 * 3)
-    assert torch.equal(run(inputs)["signal"], whole["signal"])
+@pytest.mark.parametrize("crop", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("samples", [1, 7, 1000, 2500])
+def test_row_by_row_is_what_the_whole_batch_at_once_is(monkeypatch, crop, samples):
+    """The plain form is the one of accelerators; sums are rounded once less row by row."""
+    inputs = batch(23, samples)
+    strengths = EcgAugmentation(crop=crop)
+    rows = run(inputs, strengths)
+    assert inputs["signal"].isfinite().all()
+    monkeypatch.setattr(augment_module, "distort", distort_batch)
+    whole = run(inputs, strengths)
+    torch.testing.assert_close(rows["signal"], whole["signal"], rtol=0, atol=1e-6)
+    assert torch.equal(rows["lead_mask"], whole["lead_mask"])
+    assert ((rows["signal"] == 0) == (whole["signal"] == 0)).all()
+
+
+def test_what_absent_leads_hold_reaches_no_other_lead():
+    """Leads lie one after the other in memory and are moved together."""
+    inputs = batch(200)
+    hidden = inputs["signal"].masked_fill(~inputs["lead_mask"][..., None], float("nan"))
+    out = run(inputs | {"signal": hidden})
+    assert torch.equal(out["signal"], run(inputs)["signal"])
+
+
+def test_other_precisions_keep_theirs():
+    inputs = batch(5)
+    half = run(inputs | {"signal": inputs["signal"].bfloat16()})["signal"]
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - run(inputs)["signal"]).abs().max() < 0.05
+
+
+def test_the_leads_of_a_recording_get_different_noise():
+    silent = {"signal": torch.zeros(30, 12, 1000), "lead_mask": torch.ones(30, 12).bool()}
+    noise = run(silent, only(noise_mv=0.1))["signal"].double()
+    for recording in noise:
+        together = torch.corrcoef(recording) - torch.eye(12)
+        assert together.abs().max() < 0.15
+    across = torch.corrcoef(noise[:, 0]) - torch.eye(30)
+    assert across.abs().max() < 0.15
 
 
 def test_seed_epoch_and_row_each_change_it():
