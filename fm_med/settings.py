@@ -213,7 +213,14 @@ def exit_code(command: Callable[[], object]) -> int:
     return 0
 
 
-_OF_THE_PLACE = {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+_OF_THE_PLACE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EROFS,
+}
 
 
 def _refuse(message: str) -> int:

@@ -182,6 +182,8 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(capsys, tmp_path):
     (tmp_path / "file").touch()
     assert exit_code(lambda: (tmp_path / "file" / "new").mkdir()) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/file/new: Not a directory\n"
+    assert exit_code(lambda: (tmp_path / "file").mkdir(exist_ok=True)) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/file: File exists\n"
     for fault in (FileNotFoundError(2, "no such file", "ours"), OSError("of another kind")):
         with pytest.raises(OSError, match=r"no such file|of another kind"):
             exit_code(lambda fault=fault: (_ for _ in ()).throw(fault))
