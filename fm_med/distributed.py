@@ -74,12 +74,26 @@ def prepare(
     Returns:
         The model to train, its optimiser, and the model to evaluate and save: the given one, with
         the trained parameters, unless they are sharded.
+
+    Raises:
+        InputError: The encoder carries adapters that would have it compiled at every step.
     """
     twin = copy.deepcopy(model) if accelerator.is_fsdp2 else model
     if compiled:
-        cast(nn.Module, model.encoder).compile(backend=COMPILER)
+        _compile(cast(nn.Module, model.encoder))
     trained, prepared = accelerator.prepare(model, optimizer)
     return trained, prepared, twin
+
+
+def _compile(encoder: nn.Module) -> None:
+    # PEFT's adapter of a bare parameter; by its name, because importing PEFT takes seconds.
+    if any(type(module).__name__ == "ParamWrapper" for module in encoder.modules()):
+        raise InputError(
+            f"--compile: PEFT makes the adapters on stacked parameters of {type(encoder).__name__} "
+            "anew at each pass, so that each would be compiled; leave out --compile or use "
+            "--peft full"
+        )
+    encoder.compile(backend=COMPILER)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from fm_med import distributed
+from fm_med.ecg.dual_attention import DualAttentionConfig, DualAttentionModel
 from fm_med.errors import InputError
+from fm_med.lora import attach_lora
 
 WORKER = """
 import json, os, sys
@@ -148,3 +150,13 @@ def test_compiling_replaces_the_encoders_code_and_nothing_else(compiled, monkeyp
     trained(x).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     torch.compiler.reset()
+
+
+def test_adapters_that_are_made_at_each_pass_are_not_compiled():
+    model = Tower()
+    model.encoder = DualAttentionModel(DualAttentionConfig())
+    attach_lora(model.encoder)
+    made = distributed.accelerator(mixed_precision="no")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="stacked parameters of DualAttentionModel"):
+        distributed.prepare(made, model, optimizer, compiled=True)
