@@ -1,6 +1,6 @@
 """Pretraining end to end, milliseconds per ECG and epoch, beside the naive way.
 
-    python scripts/bench_pretrain.py [--subjects 250] [--rounds 2]
+    python scripts/bench_pretrain.py [--subjects 190] [--rounds 2]
 
 The naive way is MERL's, written again plainly: a DataLoader whose items are read by `wfdb.rdsamp`
 and scaled to their minimum and maximum, a text model of BERT-base's shape that reads every report
@@ -49,7 +49,7 @@ RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "ecg_pretrain.py"
 RATE = 500
 NAIVE = "wfdb per item, BERT-base per step at 256 tokens, fp32; MERL's way, written again plainly"
 TEMPERATURE, EMBEDDING_DIM, MAX_TOKENS = 0.07, 128, 256
-WAIT_STEPS = 8
+WAIT_STEPS = 4
 
 
 class WfdbReports(Dataset):
@@ -279,7 +279,7 @@ def main() -> None:
     """Print a row per contest."""
     arguments = parser(__doc__)
     arguments.set_defaults(rounds=2)
-    arguments.add_argument("--subjects", type=int, default=250)
+    arguments.add_argument("--subjects", type=int, default=190)
     arguments.add_argument("--batch", type=int, default=16, help="of the first contest")
     options = arguments.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The benchmark of GPUs, where there is none: it says so, and its program can be tried on the CPU."""
+"""The benchmark of GPUs where there is none: it says so, and can be tried on the CPU."""
 
 import json
 import sys
