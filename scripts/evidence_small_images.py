@@ -17,8 +17,9 @@ from evidence_images import SMALL, crossed, digit_cohort, main, run, shown, writ
 
 from fm_med import hub
 from fm_med.cohort import open_cohort
-from fm_med.ensemble import combine, fit_weights, load_ensemble, make_ensemble, out_of_fold
+from fm_med.ensemble import load_ensemble, make_ensemble, out_of_fold
 from fm_med.metrics import accuracy
+from fm_med.mixing import combine, fit_weights
 from fm_med.probe_head import fit_probe_head
 from fm_med.sources.images import ImageColumns, make_images
 
