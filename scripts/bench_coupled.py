@@ -1,34 +1,32 @@
 """Memory and time of one coupled step against the batch size, at a fixed micro-batch.
 
-    python scripts/bench_coupled.py [--micro_batch 64] [--largest 8192] [--plot FILE.svg]
+    python scripts/bench_coupled.py [--batches 64 256 1024 4096] [--plot FILE.svg]
 
 Each measurement is a process of its own: the peak resident memory above what it was before the
 step (on CUDA: the peak allocation), and the seconds of one forward and backward pass of the default
-encoder with the InfoNCE loss, on 12 leads at 100 Hz. On a CPU these are seconds of computing, which
-a shared machine does not change; with OMP_NUM_THREADS=1 they are those of one core. `--seconds 10`
-is what the recipe trains on; the default is shorter, so that the largest batch takes a minute.
-"whole" keeps the graph of the whole batch in memory, as autograd does; "cut" is what
-`--micro_batch_size` does. Their gradients are the same. Signals come from one buffer, so that
-memory is that of the step and not of the data.
+encoder with the InfoNCE loss, on 12 leads at 100 Hz. On a CPU these are seconds of computing on one
+thread, which a shared machine changes little. `--seconds 10` is what the recipe trains on; the
+default is shorter, so that the largest batch takes a minute at most. "whole batch at once" keeps
+the graph of the whole batch in memory, as autograd does; "cut" is what `--micro_batch_size` does.
+Their gradients are the same. Signals come from one buffer, so that memory is that of the step and
+not of the data.
 """
 
-import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from side_by_side import Row, alone, growth_mb, parser, present
 
 # The C library would keep freed memory for later: a peak would tell what was kept, not what was
 # needed. So large blocks go back to the system at once.
 EXACT_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 WAYS = {"whole": ("#b2182b", "s"), "cut": ("#2166ac", "o")}  # colour, marker
+WHOLE = "the whole batch at once"
 
 
 def measure(batch: int, micro_batch: int | None, seconds: float) -> dict[str, float]:
-    """Take one step; return its seconds and peak memory in MiB."""
+    """Take one step; return its seconds and peak memory in MB."""
     import torch
     from accelerate import Accelerator
 
@@ -37,6 +35,7 @@ def measure(batch: int, micro_batch: int | None, seconds: float) -> dict[str, fl
     from fm_med.hub import start_encoder
     from fm_med.objectives import contrastive_loss
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     accelerator = Accelerator()
     encoder, _ = start_encoder("dual_attention", sampling_rate=100.0, seconds=seconds)
@@ -74,36 +73,16 @@ def measure(batch: int, micro_batch: int | None, seconds: float) -> dict[str, fl
             torch.cuda.synchronize()
 
     step(8)  # what is made once
-    on_cuda = signal.is_cuda
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if on_cuda else peak_resident()
-    clock = time.perf_counter if on_cuda else time.process_time
+    clock = time.perf_counter if signal.is_cuda else time.process_time
     start = clock()
-    step(batch)
-    spent = clock() - start
-    after = torch.cuda.max_memory_allocated() / 2**20 if on_cuda else peak_resident()
-    return {"seconds": spent, "mebibytes": after - before}
-
-
-def peak_resident() -> float:
-    """Return the process's peak resident memory in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def in_own_process(batch: int, micro_batch: int | None, seconds: float) -> dict[str, float]:
-    """Measure in a fresh process, whose peak memory is its own."""
-    command = [sys.executable, __file__, "--measure", batch, "--micro_batch", micro_batch or 0]
-    done = subprocess.run(
-        [str(word) for word in (*command, "--seconds", seconds)],
-        capture_output=True,
-        text=True,
-        env=os.environ | EXACT_MEMORY,
-    )
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
+    if signal.is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(batch)
+        megabytes = (torch.cuda.max_memory_allocated() - before) / 2**20
+    else:
+        megabytes = growth_mb(lambda: step(batch))
+    return {"seconds": clock() - start, "megabytes": megabytes}
 
 
 def plot(rows: list[dict], micro_batch: int, path: Path) -> None:
@@ -115,7 +94,7 @@ def plot(rows: list[dict], micro_batch: int, path: Path) -> None:
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    titles = {"mebibytes": "Peak memory of a step, MiB", "seconds": "Computing time of a step, s"}
+    titles = {"megabytes": "Peak memory of a step, MB", "seconds": "Computing time of a step, s"}
     labels = {"whole": "whole batch at once", "cut": f"micro-batches of {micro_batch}"}
     batches = sorted({row["batch"] for row in rows})
     for axis, (name, title) in zip(axes, titles.items()):
@@ -140,36 +119,41 @@ def plot(rows: list[dict], micro_batch: int, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    """Print the table and draw it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--micro_batch", type=int, default=64)
-    parser.add_argument("--largest", type=int, default=8192)
-    parser.add_argument("--largest_whole", type=int, default=1024, help="it needs the memory")
-    parser.add_argument("--seconds", type=float, default=2.56, help="length of the signals")
-    parser.add_argument("--plot", type=Path, help="PNG or SVG file")
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    settings = parser.parse_args()
-    if settings.measure:
-        measured = measure(settings.measure, settings.micro_batch or None, settings.seconds)
-        print(json.dumps(measured))
-        return
+def rows_of(measured: list[dict], micro_batch: int) -> list[Row]:
+    """Return two rows per batch size, beside the whole batch where that was measured."""
+    whole = {one["batch"]: one for one in measured if one["way"] == "whole"}
     rows = []
-    print("| batch | way | MiB | seconds | ms per row |\n|---:|---|---:|---:|---:|")
-    batch = settings.micro_batch
-    while batch <= settings.largest:
-        for way in ("whole", "cut") if batch <= settings.largest_whole else ("cut",):
-            micro_batch = settings.micro_batch if way == "cut" else None
-            found = in_own_process(batch, micro_batch, settings.seconds)
-            rows.append({"batch": batch, "way": way, **found})
-            print(
-                f"| {batch:,} | {way} | {found['mebibytes']:,.0f} | {found['seconds']:.2f} "
-                f"| {1000 * found['seconds'] / batch:.2f} |",
-                flush=True,
-            )
-        batch *= 2
-    if settings.plot:
-        plot(rows, settings.micro_batch, settings.plot)
+    for one in measured:
+        if one["way"] == "cut":
+            batch, other = one["batch"], whole.get(one["batch"])
+            what, way = f"a coupled step, batch {batch:,} cut to {micro_batch}", WHOLE * bool(other)
+            peak, seconds = (other and other[name] for name in ("megabytes", "seconds"))
+            rows += [
+                Row(f"{what}, memory", one["megabytes"], "MB", peak, way),
+                Row(f"{what}, time", one["seconds"], "s", seconds, way),
+            ]
+    return rows
+
+
+def main() -> None:
+    """Print the rows and draw them."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--micro_batch", type=int, default=64)
+    arguments.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024])
+    arguments.add_argument("--largest_whole", type=int, default=1024, help="it needs the memory")
+    arguments.add_argument("--seconds", type=float, default=2.56, help="length of the signals")
+    arguments.add_argument("--plot", type=Path, help="PNG or SVG file")
+    options = arguments.parse_args()
+    os.environ.update(EXACT_MEMORY)  # read when a process starts
+    measured = []
+    for batch in options.batches:
+        for way in ("whole", "cut") if batch <= options.largest_whole else ("cut",):
+            micro_batch = options.micro_batch if way == "cut" else None
+            found = alone(measure, batch, micro_batch, options.seconds)
+            measured.append({"batch": batch, "way": way, **found})
+    if options.plot:
+        plot(measured, options.micro_batch, options.plot)
+    present(rows_of(measured, options.micro_batch), options.json)
 
 
 if __name__ == "__main__":
