@@ -86,6 +86,8 @@ def _to_hub(
     files: Files, name: str, content: Content, *, revision: str | None, public: bool
 ) -> Pushed:
     """Send large files, then make one commit; until then nobody sees anything of it."""
+    if "/" not in name:  # the Hub would make user/name, and not find it by its name alone
+        raise InputError(f"{name} is no folder, and on the Hub it lacks the owner: owner/{name}")
     api, kind = HfApi(), content.repository
     patiently(lambda: api.create_repo(name, private=not public, exist_ok=True, repo_type=kind))
     info = patiently(lambda: api.repo_info(name, repo_type=kind))

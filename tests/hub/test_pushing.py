@@ -237,6 +237,12 @@ def test_a_private_model_is_for_members(hub, client, encoder, name):
     assert client.fm_med("pull", name, encoder.parent / "pulled", token=ALICE)[0] == 0
 
 
+def test_a_name_without_owner_makes_no_repository(hub, client, made):
+    before = set(hub.repositories)
+    error = refused(client.fm_med("push", made["encoder"], "lonely"))
+    assert "it lacks the owner: owner/lonely" in error and set(hub.repositories) == before
+
+
 def test_public_is_said_aloud(hub, client, encoder, name):
     assert client.fm_med("push", encoder, name, "--public")[0] == 0
     assert not hub.repository(name).private
