@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import ceil
 from typing import Any, Literal
 
@@ -220,7 +221,10 @@ class EcgProcessor(StrictProcessor):
         allowed = np.array([lead in self.leads for lead in LEADS])
         lead_mask = to_device(scale[0] & allowed, device)
         gain = to_device(scale[1].astype(np.float32), device)
-        signal = torch.zeros((len(rates), len(LEADS), self.samples), device=device)
+        empty = (
+            recycled if torch.device(device).type == "cpu" else partial(torch.empty, device=device)
+        )
+        signal = empty(len(rates), len(LEADS), self.samples).zero_()
         kinds = np.stack([rates.astype(np.float64), lengths.astype(np.float64)], axis=1)
         kinds, kind_of_row = np.unique(kinds, axis=0, return_inverse=True)
         for kind, (rate, length) in enumerate(kinds.tolist()):
@@ -228,7 +232,7 @@ class EcgProcessor(StrictProcessor):
             check_recording(self, int(rows[0]), rate, int(length))
             # `require` copies only what is read-only (an Arrow buffer), which torch refuses.
             stored = np.require(group(rows, int(length)), requirements="W")
-            place = to_device(rows, device)
+            place = slice(None) if len(kinds) == 1 else to_device(rows, device)
             values, mask = self._cut_and_filter(to_device(stored, device), lead_mask[place], rate)
             lead_mask[place] = mask
             signal[place, :, : values.shape[-1]] = self._scaled(values, mask, gain[place])
@@ -276,8 +280,8 @@ class EcgProcessor(StrictProcessor):
         return filtered[..., start - first : start - first + self.samples], lead_mask
 
     def _scaled(self, values: Tensor, lead_mask: Tensor, gain: Tensor) -> Tensor:
-        """Return millivolt or z-scores (rows, 12, samples), zero in absent leads."""
-        values = (values * gain[..., None]).masked_fill(~lead_mask[..., None], 0.0)
+        """Return millivolt or z-scores in the memory of `values`, zero in absent leads."""
+        values.mul_(gain[..., None]).masked_fill_(~lead_mask[..., None], 0.0)
         return self._standardised(values)
 
     def _standardised(self, values: Tensor) -> Tensor:
