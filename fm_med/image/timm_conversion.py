@@ -127,7 +127,7 @@ def _renamed(network: TimmNetwork, weights: dict[str, Tensor]) -> dict[str, Tens
             found[f"{layer}.{inside[stem]}.{kind}"] = value
             continue
         for part, rows in zip(("query", "key", "value"), value.chunk(3)):
-            found[f"{layer}.attention.attention.{part}.{kind}"] = rows.clone()
+            found[f"{layer}.attention.attention.{part}.{kind}"] = rows
     return found
 
 

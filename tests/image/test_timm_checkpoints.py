@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants
 from in_process import launch
 from PIL import Image
+from safetensors.torch import save_file as save_tensors
 from transformers import AutoModel, ViTConfig
 
 import fm_med
@@ -72,13 +73,15 @@ def test_for_another_image_size_too(name, tmp_path):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_oblong_image_is_read_with_the_positions_as_transformers_stretches_them(dinobloom):
-    settings = {"height": 28, "width": 42}
+def test_for_an_oblong_image_transformers_stretches_the_checkpoints_own_positions(dinobloom):
+    settings = {"height": 42, "width": 28}
     start = hub.start_from(str(dinobloom), CARD, processor_settings=settings).saved
+    oblong = torch.from_numpy(small.pixels(42))[..., :28]
     with torch.no_grad():
-        found = start.encoder(torch.from_numpy(small.pixels(42))[:, :, :28])
-    assert found.last_hidden_state.shape == (1, 1 + 2 * 3, 24)
-    assert found.last_hidden_state.isfinite().all()
+        found = start.encoder(oblong).last_hidden_state
+        expected = encoder_of(dinobloom, 28)(oblong).last_hidden_state
+    assert found.shape == (1, 1 + 3 * 2, 24)
+    assert torch.equal(found, expected)
 
 
 def test_every_architecture_that_is_read_is_what_timm_has_of_its_name(tmp_path):
@@ -141,17 +144,25 @@ def test_image_size_and_channels_are_the_checkpoints(tmp_path):
 
 
 def test_half_precision_is_read_as_single(tmp_path):
-    from safetensors.torch import save_file as save
-
     case = CASES["dinobloom"]
-    folder = small.write(tmp_path / "half", case)
     half = {k: torch.from_numpy(v).bfloat16() for k, v in small.weights(case["shapes"]).items()}
-    save(half, folder / "model.safetensors")
-    encoder = fm_med.load(folder).encoder
+    same = {name: value.float().numpy() for name, value in half.items()}
+    whole = small.write(tmp_path / "whole", case, tensors=same)
+    folder = small.write(tmp_path / "half", case)
+    save_tensors(half, folder / "model.safetensors")
+    encoder = encoder_of(folder, 42)
     assert {p.dtype for p in encoder.parameters()} == {torch.float32}
-    expected = torch.tensor(case["features"])
+    expected = run(encoder_of(whole, 42), 42).pooler_output
+    assert torch.equal(run(encoder, 42).pooler_output, expected)
+
+
+def test_an_encoder_does_not_change_with_the_file_it_came_from(dinobloom):
+    encoder = fm_med.load(dinobloom).encoder
+    with (dinobloom / "model.safetensors").open("r+b") as file:
+        file.write(bytes((dinobloom / "model.safetensors").stat().st_size))
+    expected = torch.tensor(CASES["dinobloom"]["features"])
     found = run(encoder, 28).last_hidden_state[0]
-    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_config_may_name_a_model_type_beside_timms_architecture(tmp_path):
