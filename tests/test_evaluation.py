@@ -90,6 +90,8 @@ def test_everything_is_written_and_a_training_run_s_files_are_kept(evaluated, tm
     assert len(rows) == leaf["n"]
     assert {row["event"] for row in rows} == {"0", "1"}
     assert (tmp_path / "training_metrics.json").read_text() == '{"old": 1}'
+    drawn = (tmp_path / "calibration.svg").read_text()  # for a model's card
+    assert drawn.startswith("<svg ") and "3 years" in drawn
     page = (tmp_path / "report.html").read_text()
     assert "Patient with the highest predicted risk" in page
     assert "These patients are simulated" in page

@@ -30,6 +30,7 @@ from fm_med.evaluation.result import Evaluation
 from fm_med.evaluation.survival import FEW_EVENTS
 from fm_med.evaluation.survival_plots import subgroups
 from fm_med.evaluation.survival_scores import Horizons, RiskScore, usable_horizons
+from fm_med.report.calibration_drawing import calibration_drawing
 from fm_med.report.competing_sections import CompetingResults, competing_sections
 from fm_med.report.survival_results import BASELINES, SURVIVAL_FOOTER, SurvivalResults
 from fm_med.survival.cause_hazards import CauseHazards
@@ -99,16 +100,22 @@ def evaluate_competing(
             lines.append((f"C-index for {cause}, {BASELINES.get(name, name)}", scores["c_index"]))
         for name, gains in found["difference"].items():
             lines.append((f"{cause}: model minus {BASELINES.get(name, name)}", gains["c_index"]))
+    results = _results(model, cohort, judged, split=split)
+    last = [(cause, one.calibration[-1:]) for cause, one in results.causes.items()]
     what = " or ".join(model.task.classes) if event == "the event" else event
     return Evaluation(
         title=f"Risk of {what}",
         subtitle=f"{cohort.card.name}; {len(judged.people.test):,} persons of the split “{split}”",
         metrics=_nested(judged.metrics),
-        sections=competing_sections(_results(model, cohort, judged, split=split)),
+        sections=competing_sections(results),
         predictions=_predictions(model, judged),
         footer=SURVIVAL_FOOTER,
         lines=lines,
         cautions=judged.cautions,
+        calibration=calibration_drawing(
+            [plot.points.of(cause) for cause, plots in last for plot in plots],
+            judged.outcome.subject_id,
+        ),
     )
 
 

@@ -31,7 +31,7 @@ def incidence_calibration(
         bins = int(np.clip(events // EVENTS_PER_BIN, 2, 10))
         found = incidence_bins(time, cause, risk, of=place + 1, horizon=at, bins=bins)
         ends = (found.predicted, found.observed, found.low, found.high)
-        plots.append(CalibrationPlot(horizons.names[suffix], *ends, risk))
+        plots.append(CalibrationPlot(horizons.names[suffix], *ends, risk, rows=found.rows))
     return plots
 
 

@@ -21,6 +21,7 @@ from fm_med.examples import Examples
 from fm_med.finetuning.linear import fit_clinical, fit_head, set_statistics
 from fm_med.heads import PredictionHead, PredictionHeadConfig
 from fm_med.metrics import Interval
+from fm_med.report.calibration_drawing import calibration_drawing
 from fm_med.report.label_figures import LabelCurves, label_curves
 from fm_med.report.label_sections import RIVALS, TITLES, LabelResults, label_sections
 from fm_med.report.page import Section
@@ -79,17 +80,19 @@ def evaluate_labels(
         if name in found["model"]:
             lines.append((title, found["model"][name]))
     people = judged.people
+    results = _results(model, cohort, judged, split=split, what=what, more=more.sections)
     return Evaluation(
         title=f"Model of {what}",
         subtitle=f"{cohort.card.name}; {len(people.test):,} rows of the split “{split}”",
         metrics=found,
-        sections=label_sections(
-            _results(model, cohort, judged, split=split, what=what, more=more.sections)
-        ),
+        sections=label_sections(results),
         predictions=_predictions(model, judged, threshold),
         lines=lines,
         cautions=judged.cautions,
         tables=more.tables,
+        calibration=calibration_drawing(
+            [curves.points for curves in results.curves], people.test.subject_id
+        ),
     )
 
 

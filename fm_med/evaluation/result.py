@@ -12,6 +12,7 @@ from fm_med.atomic import atomic_file
 from fm_med.errors import InputError
 from fm_med.metrics import Interval
 from fm_med.report import Section, write_metrics, write_report
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 from fm_med.report.page import FOOTER
 
 
@@ -42,6 +43,7 @@ class Evaluation:
         lines: (name, number) for the terminal.
         cautions: Sentences for the terminal.
         tables: Columns of further CSV files by their names.
+        calibration: A drawing for a model's card, as SVG; "" for none.
     """
 
     title: str
@@ -53,9 +55,10 @@ class Evaluation:
     lines: Sequence[tuple[str, Interval]] = ()
     cautions: Sequence[str] = ()
     tables: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    calibration: str = ""
 
     def write(self, folder: Path) -> None:
-        """Write ``report.html``, ``metrics.json`` and ``predictions.csv`` to a folder.
+        """Write ``report.html``, ``metrics.json``, ``predictions.csv`` and the card's drawing.
 
         What a training run has left there under the same names is kept with ``training_`` before
         its name.
@@ -68,6 +71,9 @@ class Evaluation:
         write_table(folder / "predictions.csv", self.predictions)
         for name, columns in self.tables.items():
             write_table(folder / f"{name}.csv", columns)
+        if self.calibration:
+            with atomic_file(folder / CALIBRATION_FILE) as temporary:
+                temporary.write_text(self.calibration, encoding="utf-8")
         write_report(
             folder / "report.html",
             title=self.title,

@@ -38,6 +38,7 @@ from fm_med.evaluation.survival_scores import (
     usable_horizons,
 )
 from fm_med.examples import Examples
+from fm_med.report.calibration_drawing import calibration_drawing
 from fm_med.report.survival_results import BASELINES, SURVIVAL_FOOTER, SurvivalResults
 from fm_med.report.survival_sections import survival_sections
 from fm_med.survival.baseline import BaselineHazard
@@ -117,6 +118,9 @@ def evaluate_survival(
         footer=SURVIVAL_FOOTER,
         lines=lines,
         cautions=judged.cautions,
+        calibration=calibration_drawing(
+            [plot.points for plot in results.calibration], judged.outcome.subject_id
+        ),
     )
 
 

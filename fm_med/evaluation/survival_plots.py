@@ -47,6 +47,7 @@ def calibration_plots(
                 high=found.bins.high,
                 risk=risk,
                 curve=found.curve,
+                rows=found.bins.rows,
             )
         )
     return plots

@@ -5,6 +5,7 @@ only, never a row, an id, a report or a path.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import yaml
 from fm_med.atomic import atomic_file
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
-from fm_med.hub.card_facts import Facts, Leaf, leaves_of, read_facts
+from fm_med.hub.card_facts import Facts, Leaf, figure_of, leaves_of, read_facts
 from fm_med.hub.card_names import place_of
 from fm_med.hub.card_text import page
 from fm_med.hub.guard import Source, model_files
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 
 CARD = "README.md"
 TASK_TYPES = {
@@ -64,7 +66,18 @@ def write_card(
     text = model_card(folder, name=name, cohort=cohort, license=license, evaluation=evaluation)
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    put_figure(folder, figure_of(folder, evaluation))
     return path
+
+
+def put_figure(folder: Path, figure: Path | None) -> None:
+    """Copy the drawing that a new card shows beside it; an older one goes."""
+    path = folder / CALIBRATION_FILE
+    if figure is None:
+        path.unlink(missing_ok=True)
+    elif figure.resolve() != path.resolve():
+        with atomic_file(path) as temporary:
+            shutil.copyfile(figure, temporary)
 
 
 def model_card(
@@ -77,6 +90,8 @@ def model_card(
     evaluation: Path | None = None,
 ) -> str:
     """Return the card as text: a YAML header for the Hub, a page for people.
+
+    It shows the drawing that `figure_of` finds, which is to lie beside it (`put_figure`).
 
     Args:
         folder: A run's `model` folder, or its `adapter`; settings, environment and results are
@@ -96,6 +111,7 @@ def model_card(
         if not path.is_file():
             raise InputError(f"{evaluation} is no evaluation: it has no metrics.json")
         facts.results = list(leaves_of(json.loads(path.read_text(encoding="utf-8"))))
+    facts.has_figure = figure_of(folder, evaluation) is not None
     header = yaml.safe_dump(_header(facts), sort_keys=False, allow_unicode=True, width=100)
     return f"---\n{header}---\n\n{page(facts)}"
 

@@ -12,6 +12,7 @@ from fm_med.cohort import Cohort
 from fm_med.disclosure import MINIMUM
 from fm_med.fusion.naming import JOINT
 from fm_med.hub.staging import is_local
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Facts:
         base_revision: Its commit, branch or tag, where known.
         has_text_model: Whether the text model travels along.
         is_adapter: Whether the weights are an adapter alone.
+        has_figure: Whether a drawing of the calibration lies beside the card.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Facts:
     base_revision: str | None = None
     has_text_model: bool = False
     is_adapter: bool = False
+    has_figure: bool = False
 
     @property
     def task(self) -> str:
@@ -100,9 +103,7 @@ def read_facts(
 ) -> Facts:
     """Read what there is; arguments as for `fm_med.hub.card.model_card`."""
     folder = folder.resolve()
-    run = folder.parent
-    if not (run / "env.json").is_file():
-        run = run.parent if (run.parent / "env.json").is_file() else run
+    run = _run_of(folder)
     in_run = (run / "env.json").is_file()
     adapter = _json(folder / "adapter_config.json")
     settings = yaml.safe_load((run / "config.yaml").read_text()) if in_run else {}
@@ -129,6 +130,26 @@ def read_facts(
         has_text_model=(folder / "text_model").is_dir(),
         is_adapter=bool(adapter),
     )
+
+
+def figure_of(folder: Path, evaluation: Path | None) -> Path | None:
+    """Return where the drawing of a model's calibration is; None for none.
+
+    Args:
+        folder: Of the model.
+        evaluation: Folder of the results to show; None: the `report` of the run, if it has a
+            drawing, else what lies in the folder.
+    """
+    places = [evaluation] if evaluation else [_run_of(folder.resolve()) / "report", folder]
+    files = (place / CALIBRATION_FILE for place in places)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _run_of(folder: Path) -> Path:
+    """Return the run's folder around a model's, or around the adapter's in it."""
+    run = folder.parent
+    is_inner = not (run / "env.json").is_file() and (run.parent / "env.json").is_file()
+    return run.parent if is_inner else run
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from fm_med.disclosure import MINIMUM
 from fm_med.hub.card_facts import Leaf
 from fm_med.hub.card_names import OWN, place_of, years
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 
 Lines = list[str]
 _NONE = "–"
@@ -16,6 +18,11 @@ _CALIBRATION = {
     "ici": "mean distance of predicted and observed risk (0)",
     "ece": "mean distance of predicted and observed probability (0)",
 }
+_PICTURE = (
+    f"![Observed against predicted risk]({CALIBRATION_FILE})\n\nEach point is a group of "
+    f"{MINIMUM} persons or more with similar predictions; on the diagonal predictions are right, "
+    "below it too high."
+)
 _AT = re.compile(rf"({'|'.join(_CALIBRATION)})(?:_at_(.+))?")
 
 
@@ -56,8 +63,13 @@ def _matrix(rows: Mapping[str, Mapping[str, Leaf]]) -> Lines:
     return table(("", *columns, "N"), lines)
 
 
-def calibration(leaves: Sequence[Leaf]) -> Lines:
-    """Return how well the model's own risks are calibrated, by horizon; [] where not judged."""
+def calibration(leaves: Sequence[Leaf], *, drawn: bool = False) -> Lines:
+    """Return how well the model's own risks are calibrated, by horizon; [] where not judged.
+
+    Args:
+        leaves: The results.
+        drawn: Whether a drawing lies beside the card.
+    """
     found: dict[str, dict[str, Leaf]] = {}
     for leaf in leaves:
         match = _AT.fullmatch(leaf.path[-1])
@@ -66,8 +78,14 @@ def calibration(leaves: Sequence[Leaf]) -> Lines:
             where += [years(match[2])] if match[2] else []
             found.setdefault(" ".join(where).replace("_", " ") or "all", {})[match[1]] = leaf
     names = [name for name in _CALIBRATION if any(name in row for row in found.values())]
+    picture = [_PICTURE, ""] if drawn else []
     if not names:
-        return []
+        return picture
     rows = [(where, *(str(row.get(name, _NONE)) for name in names)) for where, row in found.items()]
     what = "Are predicted risks those observed? In brackets above each column: what a perfect model"
-    return [f"{what} has.", "", *table(("", *(_CALIBRATION[name] for name in names)), rows)]
+    return [
+        *picture,
+        f"{what} has.",
+        "",
+        *table(("", *(_CALIBRATION[name] for name in names)), rows),
+    ]

@@ -9,6 +9,7 @@ from fm_med.hub.card_facts import Facts
 from fm_med.hub.card_results import calibration, results, table
 from fm_med.hub.cohort_facts import cohort_facts
 from fm_med.hub.staging import LOCAL, is_local
+from fm_med.usage import energy_text
 
 Lines = list[str]
 
@@ -37,7 +38,7 @@ def page(facts: Facts) -> str:
         "Training data": _data(facts),
         "Results": results(facts.results)
         or ["Not stated: the run's results were not at hand when this card was written."],
-        "Calibration": calibration(facts.results),
+        "Calibration": calibration(facts.results, drawn=facts.has_figure),
         "Training": _training(facts),
         "Limits": _limits(facts),
         "How to use": _how(facts),
@@ -153,7 +154,7 @@ def _training(facts: Facts) -> Lines:
         lines.append(f"- Precision: {'float32' if precision == 'no' else precision}")
         if "minutes" in environment:
             lines.append(f"- Time: {environment['minutes']:.0f} minutes since its last start")
-        lines.append("- Energy: not measured")
+        lines.append(f"- Energy: {energy_text(environment.get('energy_kwh'))}")
         versions = environment.get("versions", {})
         named = ", ".join(f"{name} {version}" for name, version in versions.items())
         lines.append(f"- Versions: Python {environment.get('python')}, {named}")

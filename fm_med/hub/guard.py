@@ -1,6 +1,7 @@
 """What may leave the house: known files of a model only, and in them nothing about a person."""
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -8,6 +9,7 @@ from typing import Any
 
 from fm_med.errors import InputError
 from fm_med.hub.traces import Traces, find_traces
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 
 Source = Path | bytes
 
@@ -23,8 +25,10 @@ _TOKENIZER = (
 TEXT_MODEL = "text_model"
 ALLOWED = frozenset(
     [
+        CALIBRATION_FILE,
         "LICENSE",
         "schema.json",
+        "reference.json",
         *_WEIGHTS,
         *_PREDICTION,
         *_ADAPTER,
@@ -39,6 +43,13 @@ _SIGNALS = set(
     ".npy .npz .csv .tsv .parquet .arrow .feather .h5 .hdf5 .h5ad .mat .dat .hea .edf .dcm "
     ".png .jpg .jpeg .tif .tiff .xml .jsonl .txt .html".split()
 )
+# What a drawing of lines and words needs none of: pictures, scripts, other files.
+_NO_DRAWING = re.compile(
+    r"<\s*(?:image|script|foreignObject|iframe|embed|object|style|!)|\bon\w+\s*=|"
+    r"href\s*=\s*['\"](?!#)|url\((?!#)|data:|&#",
+    re.IGNORECASE,
+)
+_LARGEST_DRAWING = 300_000  # bytes; a usual one has 20,000
 _LONGEST_HEADER = 100 * 2**20
 
 
@@ -123,6 +134,11 @@ def _traces_of(name: str, source: Source, known: Traces) -> Iterator[str]:
     except ValueError:
         yield "something else than text" if not name.endswith(".json") else "no valid JSON"
         return
+    if name == CALIBRATION_FILE:
+        if not text.startswith("<svg ") or len(text) > _LARGEST_DRAWING:
+            yield "something else than a small drawing"
+        if _NO_DRAWING.search(text):
+            yield "more than lines and words: a picture, a script or a link"
     yield from find_traces(text, values, known)
 
 

@@ -8,12 +8,14 @@ from huggingface_hub import get_token
 from fm_med.atomic import atomic_file
 from fm_med.cohort import Cohort
 from fm_med.errors import InputError
-from fm_med.hub.card import has_card, model_card
+from fm_med.hub.card import has_card, model_card, put_figure
+from fm_med.hub.card_facts import figure_of
 from fm_med.hub.fetching import folder_named, told
 from fm_med.hub.guard import ALLOWED, TEXT_MODEL, Source, model_files, refuse_traces
 from fm_med.hub.staging import set_bases, without_paths
 from fm_med.hub.traces import Traces
 from fm_med.hub.uploading import Content, Pushed, upload
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 
 CARD = "README.md"
 MODEL = Content("a model", "model", lambda name: name in ALLOWED)
@@ -78,6 +80,10 @@ def push(
             evaluation=evaluation,
         )
         files[CARD] = card.encode()
+        files.pop(CALIBRATION_FILE, None)
+        figure = figure_of(folder, evaluation)
+        if figure is not None:
+            files[CALIBRATION_FILE] = figure
     token = get_token()
     refuse_traces(folder, files, Traces.of(cohort, secrets=[token] if token else []))
     with told(name):
@@ -86,6 +92,7 @@ def push(
     if is_new:
         with atomic_file(folder / CARD) as temporary:
             temporary.write_bytes(_content(files[CARD]))
+        put_figure(folder, figure)
     left_out = sorted({entry.split("/")[0] for entry in set(files) - set(complete)})
     return replace(pushed, left_out=tuple(left_out))
 

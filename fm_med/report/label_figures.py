@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fm_med.report.calibration_drawing import CalibrationPoints
 from fm_med.report.figures import FULL, HALF, SERIES
 from fm_med.report.page import Figure, Panel
 from fm_med.report.svg import BLUE, INK, MUTED, drawing, to_svg
@@ -25,6 +26,7 @@ class LabelCurves:
         precision: (points,) share of called rows that have the label, at the same thresholds.
         stated: (bins,) mean stated probability.
         found: (bins,) share that have the label.
+        rows: (bins,) number of rows.
     """
 
     name: str
@@ -33,6 +35,12 @@ class LabelCurves:
     precision: np.ndarray
     stated: np.ndarray
     found: np.ndarray
+    rows: np.ndarray
+
+    @property
+    def points(self) -> CalibrationPoints:
+        """What a card may show of it."""
+        return CalibrationPoints(self.name, self.stated, self.found, self.rows)
 
 
 def label_curves(name: str, label: np.ndarray, probability: np.ndarray) -> LabelCurves:
@@ -58,6 +66,7 @@ def label_curves(name: str, label: np.ndarray, probability: np.ndarray) -> Label
         precision=np.append(1.0, (right / called)[thin]),
         stated=np.array([probability[rows].mean() for rows in bins]),
         found=np.array([label[rows].mean() for rows in bins]),
+        rows=np.array([len(rows) for rows in bins]),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fm_med.report.calibration_drawing import CalibrationPoints
 from fm_med.report.figures import FULL, HALF, SERIES
 from fm_med.report.page import Figure, Panel
 from fm_med.report.svg import BLUE, GREEN, GREY, INK, MUTED, ORANGE, VERMILLION, drawing, to_svg
@@ -33,6 +34,7 @@ class CalibrationPlot:
         high: (bins,) upper end.
         risk: (rows,) every predicted risk, for the distribution below.
         curve: (points, 2) predicted and smoothed observed risk, or None.
+        rows: (bins,) number of rows; None where not counted.
     """
 
     name: str
@@ -42,6 +44,13 @@ class CalibrationPlot:
     high: np.ndarray
     risk: np.ndarray
     curve: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    @property
+    def points(self) -> CalibrationPoints:
+        """What a card may show of it."""
+        rows = np.zeros(len(self.predicted), int) if self.rows is None else self.rows
+        return CalibrationPoints(self.name, self.predicted, self.observed, rows)
 
 
 @dataclass(frozen=True)

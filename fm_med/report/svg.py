@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+# As in style.css on a white page, for a drawing that is a file of its own.
+ON_WHITE = {"ink": "#1b1f24", "muted": "#5b6470", "rule": "#d5dae0", "accent": "#0072b2"}
 # Stand-ins that become the page's own colours, so that one drawing serves light and dark pages.
 INK, MUTED, RULE = "#010203", "#040506", "#070809"
 # Okabe & Ito (2008): told apart by readers with any form of colour blindness.
@@ -79,6 +81,28 @@ def to_svg(figure: Any) -> str:
     if box is None:
         raise RuntimeError("matplotlib wrote an SVG without viewBox")
     return f"<svg {box.group()}>" + _with_own_ids(_in_page_colours(body))
+
+
+def standalone(svg: str) -> str:
+    """Return an element of `to_svg` as a file of its own: dark on white, with its size.
+
+    The same drawing gives the same file.
+    """
+    for number, name in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg))):
+        svg = svg.replace(name, f"i{number}")
+    for name, colour in ON_WHITE.items():
+        svg = svg.replace(f"var(--{name})", colour)
+    head, _, body = svg.partition(">")
+    box = re.search(r'viewBox="0 0 (\S+) (\S+)"', head)
+    if box is None:
+        raise RuntimeError("the drawing does not begin at 0 0")
+    size = f'width="{float(box[1]) * 4 / 3:.0f}" height="{float(box[2]) * 4 / 3:.0f}"'
+    body = re.sub(r"<style[^>]*>[^<]*</style>", "", body)  # matplotlib's, stated below instead
+    return (
+        f'{head} xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" '
+        'stroke-linejoin="round" stroke-linecap="butt">'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{body}\n'
+    )
 
 
 def _in_page_colours(svg: str) -> str:
