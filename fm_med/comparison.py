@@ -110,8 +110,8 @@ def _persons(model: LoadedModel, reference: Reference, people: Examples) -> Diff
     new = f"{len(people):,} persons"
     if not reference.persons:
         advice = (
-            "the model's folder keeps no aggregates of its training rows (an older version, few "
-            "persons, or a pretrained encoder), so rows are not compared; name its training cohort "
+            "the model's folder keeps no aggregates of its training rows (an older version, or "
+            "few persons), so rows are not compared; name its training cohort "
             "with --training if you have it"
         )
         return Difference("persons", trained, new, "unknown", advice)

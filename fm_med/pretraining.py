@@ -13,6 +13,7 @@ from fm_med.alignment import AlignmentHeads, TwoTowers
 from fm_med.best_weights import save_best
 from fm_med.ecg.augment import EcgAugmentation, augment
 from fm_med.ecg.processor import EcgProcessor
+from fm_med.examples import read_examples
 from fm_med.feeding import to_device
 from fm_med.metrics import (
     collapse_warning,
@@ -23,6 +24,7 @@ from fm_med.metrics import (
 from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
 from fm_med.optim import ParameterGroup, parameter_groups
 from fm_med.pairs import Batch, Pairs
+from fm_med.reference import kept_reference
 from fm_med.run import Run
 from fm_med.sampling import in_order
 
@@ -108,6 +110,20 @@ class Pretraining:
     def sample(self, pairs: Pairs, device: torch.device, *, rows: int = 4) -> Tensors:
         """Return the encoder's inputs for the first rows of a split."""
         return pairs.inputs(np.arange(min(rows, len(pairs))), self.processor, device)
+
+    def saved(self, pairs: Pairs) -> dict[str, Any]:
+        """Return what is saved after the training.
+
+        Args:
+            pairs: Of training, whose persons are kept in aggregates; of a stream what is at hand.
+        """
+        rows = read_examples(pairs.cohort, None, splits=[pairs.split]).take(pairs.rows)
+        return {
+            "encoder": self.towers.encoder,
+            "processor": self.processor,
+            "alignment": self.towers.heads,
+            "reference": kept_reference(rows, self.towers.encoder, self.processor),
+        }
 
     def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
         """Return the alignment loss of the whole batch."""

@@ -147,9 +147,7 @@ def main(config: Config) -> None:
             report.write(run.report_folder, run.history(), metrics, **parts)
             hub.save(
                 run.model_folder,
-                encoder=task.towers.encoder,
-                processor=task.processor,
-                alignment=task.towers.heads,
+                **task.saved(encoded[0].pairs),
                 sample=task.sample(test, accelerator.device),
                 text_model=Path(store.encoder.name) if config.text_encoder == "embedded" else None,
             )

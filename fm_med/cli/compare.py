@@ -17,7 +17,7 @@ class CompareCohort:
 
     model: str = argument("folder of a model, or a Hub id")
     cohort: str = argument("folder of a cohort of the same modality")
-    training: str | None = setting(None, "its training cohort; for encoders without aggregates")
+    training: str | None = setting(None, "its training cohort; for models without aggregates")
     device: str = setting("cpu", "cpu, cuda ...")
     json: bool = setting(False, "print the differences as JSON")
 
@@ -25,7 +25,7 @@ class CompareCohort:
 def compare_cohort(settings: CompareCohort) -> None:
     """Print one line per thing compared; differences are no error.
 
-    A model whose folder keeps no aggregates of its training rows, as after pretraining, is compared
+    A model whose folder keeps no aggregates of its training rows, as of older versions, is compared
     by its training cohort: the one given, or the one in its run's config.yaml, if it is at hand.
     """
     from fm_med import hub

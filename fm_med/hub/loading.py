@@ -19,7 +19,7 @@ from fm_med.errors import InputError
 from fm_med.examples import Covariate, encode_clinical
 from fm_med.heads import PredictionHead
 from fm_med.hub.fetching import download, folder_named
-from fm_med.hub.migrations import TASK_FILE, up_to_date
+from fm_med.hub.migrations import REFERENCE_FILE, TASK_FILE, up_to_date
 from fm_med.lora import load_adapter, merge
 from fm_med.modalities import MODALITIES, checkpoint_kind
 from fm_med.probe_head import ProbeHead
@@ -43,7 +43,8 @@ class LoadedModel:
         coding: How clinical columns become numbers, in the order of the head's covariates.
         baseline: What turns outputs into risks, such as the baseline hazard of a survival model.
         horizons: Times at which risks are given, in the unit of the follow-up.
-        details: Content of `task.json`: thresholds, how it was trained.
+        details: Content of `task.json`: thresholds, how it was trained; of an encoder alone the
+            `reference` at most.
     """
 
     encoder: PreTrainedModel
@@ -220,6 +221,8 @@ def _with_head(model: LoadedModel, device: str) -> LoadedModel:
     """Read head and task where the folder has them."""
     path = model.folder / TASK_FILE
     if not path.is_file():
+        kept = model.folder / REFERENCE_FILE
+        model.details = {"reference": json.loads(kept.read_text())} if kept.is_file() else {}
         return model
     details = json.loads(path.read_text())
     model.head = _load_head(model.folder / HEAD_FOLDER).to(device).eval()

@@ -19,6 +19,7 @@ from fm_med.hub.guard import ALLOWED
 SCHEMA_VERSION = 1
 TASK_FILE = "task.json"
 SCHEMA_FILE = "schema.json"  # of an encoder, which has no task
+REFERENCE_FILE = "reference.json"  # of an encoder: aggregates of its training rows
 
 # From a version to the next: changes a copy of the folder in place, weights included if need be.
 Migration = Callable[[Path], None]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from fm_med.atomic import atomic_folder
 from fm_med.ecg.processor import EcgProcessor
 from fm_med.examples import Covariate, coding_to_dicts
 from fm_med.hub.loading import HEAD_FOLDER, load
-from fm_med.hub.migrations import SCHEMA_VERSION, TASK_FILE, write_schema
+from fm_med.hub.migrations import REFERENCE_FILE, SCHEMA_VERSION, TASK_FILE, write_schema
 from fm_med.predictor import Predictor
 from fm_med.quiet import quietly
 from fm_med.survival.coarsening import coarsened_hazard
@@ -39,6 +39,7 @@ def save(
     alignment: AlignmentHeads,
     sample: dict[str, torch.Tensor],
     text_model: Path | None = None,
+    reference: Mapping[str, Any] | None = None,
 ) -> None:
     """Write encoder, processor and alignment as one folder, and prove that it loads the same.
 
@@ -51,6 +52,7 @@ def save(
         sample: Some inputs of the encoder; the saved one must give the same output, bit for bit.
         text_model: Folder of a text model made on this machine, copied to `text_model/` because
             nobody else could find it; None for one from elsewhere.
+        reference: Aggregates of the training rows, from `fm_med.reference.kept_reference`.
 
     Raises:
         RuntimeError: What was saved does not reproduce the encoder; the folder is not made.
@@ -61,6 +63,8 @@ def save(
         processor.save_pretrained(temporary)
         alignment.save_pretrained(temporary / "alignment")
         write_schema(temporary)
+        if reference:
+            (temporary / REFERENCE_FILE).write_text(json.dumps(reference, indent=1) + "\n")
         if text_model is not None:
             shutil.copytree(text_model, temporary / "text_model")
         _check_encoder(temporary, encoder, sample)
