@@ -64,6 +64,7 @@ def test_a_group_lists_its_commands(capsys):
         (["cohort", "check"], "cohort"),
         (["cohort", "ecg", "x", "--records", "r", "--subject", "s", "--path", "p"], "table"),
         (["text-model", "--reports", "x"], "output"),
+        (["embed", "m", "c", "e.parquet", "--batch_size", "0"], "batch_size is 0, expected"),
     ],
 )
 def test_a_wrong_command_line_is_refused(capsys, tmp_path, monkeypatch, words, message):
@@ -195,11 +196,15 @@ def test_reports_are_read_from_cohorts_tables_and_text(tmp_path, cohort):
         ("absent.csv", None, "there is no file or cohort"),
         ("t.csv", "text\na\n", "no column 'report'; its columns are ['text']"),
         ("t.txt", "\n \n", "holds no report"),
+        ("t.csv", "", "cannot be read: No columns to parse"),
+        ("t.csv", "\udcff", "cannot be read: 'utf-8' codec can't decode"),
+        ("t.txt", "\udcff", "cannot be read: 'utf-8' codec can't decode"),
+        ("t.parquet", "text", "cannot be read: "),
     ],
 )
 def test_sources_without_reports_are_refused(tmp_path, name, text, message):
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, errors="surrogateescape")
     with pytest.raises(InputError) as caught:
         read_reports(tmp_path / name)
     assert message in str(caught.value)

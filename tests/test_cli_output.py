@@ -95,6 +95,26 @@ def test_predict_gives_the_counts(capsys, cohort, tmp_path):
     assert values["output"] == str(out) and out.is_file()
 
 
+def test_push_tells_that_a_card_stays_and_refuses_results_that_are_none(capsys, cohort, tmp_path):
+    folder = saved(tmp_path / "model", fitted(cohort), cohort)
+    words = ("push", folder, tmp_path / "share", "--cohort", cohort.path)
+    found = printed(capsys, *words, "--evaluation", tmp_path, status=2)
+    assert "is no evaluation: it has no metrics.json" in found.err
+    assert printed(capsys, *words, "--license", "mit").err == ""
+    found = printed(capsys, *words, "--license", "apache-2.0")
+    assert found.err.startswith(f"warning: {folder}/README.md stays as it is")
+    assert "license: mit" in (tmp_path / "share" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("device", ["cudaa", "xpu9", "cuda:77"])
+@pytest.mark.parametrize("command", ["predict", "compare-cohort"])
+def test_a_device_that_is_not_there_is_told_before_anything_is_read(capsys, command, device):
+    words = {"predict": ("m", "--cohort", "c", "--output", "o.csv"), "compare-cohort": ("m", "c")}
+    found = printed(capsys, command, *words[command], "--device", device, status=2)
+    assert found.err.startswith(f"error: --device {device} cannot be used: ")
+    assert found.err.count("\n") == 1
+
+
 def test_doctor_gives_its_findings_and_its_status(capsys, monkeypatch):
     findings = [Finding("a", "ok", "fine"), Finding("b", "problem", "broken", "mend it")]
     monkeypatch.setattr("fm_med.doctor.examine", lambda: findings)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm_med.cli.command import Command
+from fm_med.cli.device import refuse_device
 from fm_med.cli.hub import training_cohort
 from fm_med.settings import argument, setting
 
@@ -28,6 +29,7 @@ def compare_cohort(settings: CompareCohort) -> None:
     A model whose folder keeps no aggregates of its training rows, as of older versions, is compared
     by its training cohort: the one given, or the one in its run's config.yaml, if it is at hand.
     """
+    refuse_device(settings.device)
     from fm_med import hub
     from fm_med.cohort import open_cohort
     from fm_med.comparison import compare, summed_up

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
+
 from fm_med.cli.command import Command
 from fm_med.settings import argument, setting
 
@@ -17,7 +19,7 @@ class Embed:
     destination: str = argument("Parquet file; must not exist yet")
     splits: list[str] | None = setting(None, "default: all, in the cohort's order")
     columns: list[str] | None = setting(None, "of the cohort, to keep beside: age sex ...")
-    batch_size: int = setting(64, "rows at a time")
+    batch_size: PositiveInt = setting(64, "rows at a time")
     json: bool = setting(False, "print the result as JSON")
 
 

@@ -109,10 +109,26 @@ def _warn_without(cohort: "Cohort | None") -> None:
         )
 
 
+def _look_at_card(settings: Push) -> None:
+    """Refuse results that are none, and tell who would change a card that is there already."""
+    from fm_med.hub.staging import has_own_words
+
+    if settings.evaluation and not (Path(settings.evaluation) / "metrics.json").is_file():
+        raise InputError(f"{settings.evaluation} is no evaluation: it has no metrics.json")
+    card = Path(settings.folder) / "README.md"
+    if (settings.license or settings.evaluation) and card.is_file() and has_own_words(card):
+        print(
+            f"warning: {card} stays as it is, without regard to --license and --evaluation; "
+            "fm-med card --replace writes it anew",
+            file=sys.stderr,
+        )
+
+
 def _push_model(settings: Push) -> "Pushed":
     """Share a model."""
     from fm_med import hub
 
+    _look_at_card(settings)
     cohort = training_cohort(Path(settings.folder), settings.cohort)
     _warn_without(cohort)
     return hub.push(

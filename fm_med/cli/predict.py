@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm_med.cli.command import Command
+from fm_med.cli.device import refuse_device
 from fm_med.errors import InputError
 from fm_med.settings import argument, required, setting
 
@@ -33,6 +34,7 @@ def predict(settings: Predict) -> None:
     if (settings.cohort is None) == (settings.records is None and settings.table is None):
         raise InputError("give the patients by --records, by --table with --records, or --cohort")
 
+    refuse_device(settings.device)
     from fm_med import hub, prediction
     from fm_med.cohort import open_cohort
     from fm_med.evaluation.result import write_table

@@ -3,10 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fm_med.cli.command import Command
 from fm_med.errors import InputError
 from fm_med.settings import required, setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -52,18 +56,14 @@ def read_reports(source: Path) -> list[str]:
     Raises:
         InputError: No such file or folder, or no reports in it.
     """
-    import pandas as pd
-
     from fm_med.cohort import open_cohort
 
     if source.is_dir():
         reports = list(open_cohort(source).column("train", "report"))
     elif not source.is_file():
         raise InputError(f"there is no file or cohort {source}")
-    elif source.suffix == ".txt":
-        reports = source.read_text().splitlines()
     else:
-        table = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+        table = _table(source)
         if "report" not in table:
             raise InputError(f"{source} has no column 'report'; its columns are {list(table)}")
         reports = list(table["report"])
@@ -71,6 +71,18 @@ def read_reports(source: Path) -> list[str]:
     if not reports:
         raise InputError(f"{source} holds no report")
     return reports
+
+
+def _table(source: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        if source.suffix == ".txt":
+            return pd.DataFrame({"report": source.read_text(encoding="utf-8").splitlines()})
+        return pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    except ValueError as error:  # of pandas, pyarrow and of what is no text
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source} cannot be read: {reason}") from None
 
 
 TEXT_COMMANDS = {
