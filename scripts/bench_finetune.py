@@ -1,6 +1,6 @@
 """A step of survival fine-tuning, milliseconds per patient: full, LoRA, frozen, cached features.
 
-    python scripts/bench_finetune.py [--encoders dual_attention vit1d] [--rounds 5]
+    python scripts/bench_finetune.py [--encoders dual_attention vit1d] [--rounds 3]
 
 All ways are the recipe's own functions: rows are read from a stored simulated cohort, processed,
 augmented, encoded, and Cox's loss of the batch goes back into what is trained. With cached features
@@ -159,6 +159,7 @@ def rows_of(
 def main() -> None:
     """Print a row per encoder and way."""
     arguments = parser(__doc__)
+    arguments.set_defaults(rounds=3)
     arguments.add_argument("--encoders", nargs="+", default=["dual_attention", "vit1d"])
     arguments.add_argument("--subjects", type=int, default=400)
     options = arguments.parse_args()
