@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from fm_med.cohort import CohortCard
 from fm_med.differences import RowFacts
@@ -146,3 +147,12 @@ def test_a_rare_level_is_not_in_the_aggregates_by_its_name():
     facts = RowFacts({"level: ward = Dr Who's": yes, "level: ward = B": 1 - yes, "event: x": yes})
     assert shares(facts, hide=True) == {"level: ward = B": (1.0, 100), "event: x": (0.0, 100)}
     assert len(shares(facts, hide=False)) == 3
+
+
+def test_scales_saved_by_older_versions_are_read_as_they_were():
+    """They have 65 knots, whatever the number of persons, and the extremes at the ends."""
+    values = np.random.default_rng(3).gamma(2.0, size=100)
+    knots = np.quantile(values, EVENLY)
+    old = {"method": "quantile", "median": 1.0, "mean": 2.0, "scale": 1.4, "knots": knots.tolist()}
+    found = NumericScale(**old).apply(knots[1:-1])
+    np.testing.assert_allclose(found, norm.ppf(EVENLY[1:-1]), atol=1e-9)
