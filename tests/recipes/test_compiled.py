@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from fm_med import distributed
 
 SHORT = ("--num_epochs", 1, "--per_device_batch_size", 16)
+SMALL = '--encoder_settings={"num_layers": 1, "hidden_size": 48}'
 
 
 def losses_of(folder):
@@ -19,7 +20,7 @@ def losses_of(folder):
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [("ecg_pretrain", ()), ("finetune", ("--encoder", "vit1d", "--peft", "lora"))],
+    [("ecg_pretrain", ()), ("finetune", ("--encoder", "vit1d", "--peft", "lora", SMALL))],
     ids=["pretrain", "lora"],
 )
 def test_a_compiled_run_has_the_same_losses_and_weights(
