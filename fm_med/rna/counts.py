@@ -62,7 +62,8 @@ def read_matrix(
         described = pa.table({})
     repeated = len(samples) - len(set(samples))
     if repeated:
-        raise InputError(f"{file}: {repeated} samples have the id of another one")
+        first = next(name for name in samples if samples.count(name) > 1)
+        raise InputError(f"{file}: {repeated} samples have the id of another one, such as {first}")
     return ExpressionMatrix(values, samples, clean_genes(genes, str(file)), described)
 
 
@@ -159,8 +160,7 @@ def _read_table(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
         )
     columns = table.column_names[1:]
     numbers = []
-    for name in columns:
-        column = table.column(name)
+    for name, column in zip(columns, table.columns[1:]):  # by place: a name may come twice
         if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
             example = pc.drop_null(column)[:1].to_pylist()
             raise InputError(f"{file}: column {name!r} is not numeric, it holds {example}")

@@ -70,10 +70,19 @@ def test_a_transposed_matrix(file, tmp_path, capsys):
     assert not (tmp_path / "cohort").exists()
 
 
-def test_a_gene_twice(tmp_path, capsys):
-    twice = [*GENES[:-1], f"{GENES[0]}.12"]  # the same gene by another version
+@pytest.mark.parametrize("version", [".12", ""])
+def test_a_gene_twice(version, tmp_path, capsys):
+    """By another version or the very same name, in a CSV that holds two columns of it."""
+    twice = [*GENES[:-1], f"{GENES[0]}{version}"]
     error = the_error(capsys, convert(tmp_path, counts(genes=twice)))
     assert f"the gene {GENES[0]} appears 2 times" in error
+    assert not (tmp_path / "cohort").exists()
+
+
+def test_a_sample_twice(tmp_path, capsys):
+    twice = counts(samples=[*SAMPLES[:-1], SAMPLES[0]]).T.rename_axis("gene")
+    error = the_error(capsys, convert(tmp_path, twice))
+    assert "1 samples have the id of another one, such as s0\n" in error
     assert not (tmp_path / "cohort").exists()
 
 
