@@ -1,59 +1,72 @@
-"""Measure the conversion of WFDB recordings to a cohort: time per record and peak memory.
+"""How fast WFDB recordings become a cohort, and that memory does not grow with their number.
 
-Compared with the usual way: `wfdb.rdsamp` for every record in the same number of processes, the
-float rows collected in a list and written with pyarrow. The recordings are made up on the spot
-(format 16, 12 leads, 10 s); each way runs in a fresh process, so that its memory is its own.
+    python scripts/bench_convert.py [--sizes 2000 20000] [--processes 2]
 
-Run: python scripts/bench_convert.py [--sizes 4000 16000] [--sampling_rate 100] [--processes 2]
+Recordings made up on the spot: format 16, 12 leads, 10 s at 100 Hz. The other way calls
+`wfdb.rdsamp` for every record in as many processes, collects the float rows in a list and writes
+them with pyarrow; it runs at the smaller size only. Seconds are the processor time of all processes
+together divided by their number: what the conversion takes on a machine that does nothing else.
+Memory is the largest of the main process, in fresh processes, imports included.
 """
 
 import argparse
-import resource
-import subprocess
-import sys
+import os
 import tempfile
-import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from side_by_side import Row, parser, peak_mb, present
 
+from fm_med.cohort import open_cohort
 from fm_med.ecg.leads import LEADS
+from fm_med.ecg.storage import decode
+from fm_med.sources.ecg_table import make_ecg_table
+
+RATE, SECONDS, UNITS_PER_MV = 100, 10, 1000
+WFDB = "wfdb.rdsamp per record, rows in a list, pyarrow"
+RATIO_AIM = 5.0
+GROWTH_AIM_MB = 25.0
 
 
-def write_recordings(folder: Path, count: int, rate: int) -> None:
-    """Write `count` recordings and a table that names them."""
+def write_recordings(folder: Path, count: int) -> None:
+    """Write recordings and a table that names them."""
     rng = np.random.default_rng(0)
     lines = ["subject,path"]
     for number in range(count):
         name = f"{number // 1000:05d}/{number:07d}"
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        codes = rng.integers(-30, 30, (rate * 10, 12)).cumsum(axis=0).astype("<i2")
-        header = [f"{path.name} 12 {rate} {rate * 10}"]
+        codes = rng.integers(-30, 31, (RATE * SECONDS, len(LEADS))).cumsum(axis=0).astype("<i2")
+        header = [f"{path.name} {len(LEADS)} {RATE} {RATE * SECONDS}"]
         for lead, values in zip(LEADS, codes.T):
             checksum = int(values.sum(dtype=np.int64)) % 65536
-            header.append(f"{path.name}.dat 16 1000/mV 16 0 {values[0]} {checksum} 0 {lead}")
+            head = f"{path.name}.dat 16 {UNITS_PER_MV}/mV 16 0"
+            header.append(f"{head} {values[0]} {checksum} 0 {lead}")
         path.with_suffix(".hea").write_text("\n".join(header) + "\n")
         path.with_suffix(".dat").write_bytes(codes.tobytes())
         lines.append(f"{number},{name}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
 
 
-def read_with_wfdb(path: str) -> list:
+def read_with_wfdb(path: str) -> list[np.ndarray]:
     """Return the leads of a record as float32 millivolt."""
     import wfdb
 
     return list(wfdb.rdsamp(path)[0].T.astype(np.float32))
 
 
-def convert_naively(folder: Path, destination: Path, processes: int) -> None:
+def convert_with_wfdb(folder: Path, destination: Path, processes: int) -> None:
     """Collect all rows, then write them."""
-    import pyarrow as pa
-
     paths = [line.split(",")[1] for line in (folder / "table.csv").read_text().split()[1:]]
     with get_context("spawn").Pool(processes) as pool:
         signals = pool.map(read_with_wfdb, [str(folder / path) for path in paths])
+        pool.close()
+        pool.join()
     rows = [{"path": path, "signal": signal} for path, signal in zip(paths, signals)]
     schema = pa.schema([("path", pa.string()), ("signal", pa.list_(pa.list_(pa.float32())))])
     destination.mkdir()
@@ -63,61 +76,85 @@ def convert_naively(folder: Path, destination: Path, processes: int) -> None:
 
 def convert(folder: Path, destination: Path, processes: int) -> None:
     """Make a cohort."""
-    from fm_med.sources.ecg_table import make_ecg_table
-
-    make_ecg_table(
-        folder / "table.csv",
-        folder,
-        destination,
-        subject="subject",
-        path="path",
-        workers=processes,
-    )
+    table = folder / "table.csv"
+    make_ecg_table(table, folder, destination, subject="subject", path="path", workers=processes)
 
 
-WAYS = {"naive": convert_naively, "fm_med": convert}
+Way = Callable[[Path, Path, int], None]
 
 
-def measure(way: str, folder: Path, destination: Path, processes: int) -> None:
-    """Run one way in this process; print seconds, CPU seconds, peak MiB of main and of a worker."""
-    started = time.perf_counter()
-    WAYS[way](folder, destination, processes)
-    seconds = time.perf_counter() - started
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    processor = sum(used.ru_utime + used.ru_stime for used in usage)
-    print(seconds, processor, *(used.ru_maxrss // 1024 for used in usage))
+def measure(way: Way, folder: Path, destination: Path, processes: int) -> tuple[float, float]:
+    """Return the processor's seconds of all processes, per process, and the peak memory in MB."""
+    before = sum(os.times()[:4])
+    way(folder, destination, processes)
+    return (sum(os.times()[:4]) - before) / processes, peak_mb()
+
+
+def alone(way: Way, *arguments: Any) -> tuple[float, float]:
+    """Return `measure` of a fresh process; unlike a worker of a `Pool` it may start others."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(measure, way, *arguments).result()
+
+
+def check_equal(naive: Path, cohort: Path) -> None:
+    """Stop if the first recordings do not hold the same voltages."""
+    with pa.memory_map(str(naive / "all.arrow")) as file:
+        head = pa.ipc.open_file(file).read_all().slice(0, 64).to_pylist()
+    made = open_cohort(cohort)
+    ours: dict[str, np.ndarray] = {}
+    for split in made.splits:
+        rows = made.rows(split, np.arange(min(64, made.splits[split].num_rows)))
+        stored = decode(rows)
+        millivolt = stored.signal * stored.gain[:, :, None]
+        ours |= dict(zip(rows.column("record_id").to_pylist(), millivolt))
+    shared = [(ours[row["path"]], np.array(row["signal"])) for row in head if row["path"] in ours]
+    if not shared or max(np.abs(a - b).max() for a, b in shared) > 1e-4:
+        raise AssertionError("the cohort holds other voltages than wfdb reads")
 
 
 def main() -> None:
-    """Print one line per size and way."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4000, 16000])
-    parser.add_argument("--sampling_rate", type=int, default=100)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        way, folder, destination = options.measure
-        measure(way, Path(folder), Path(destination), options.processes)
-        return
-    print(f"{options.processes} processes, {options.sampling_rate} Hz, 10 s")
-    print(" records way     records/s  CPU ms/record  main MiB  worker MiB")
+    """Print the rows."""
+    arguments: argparse.ArgumentParser = parser(__doc__)
+    arguments.add_argument("--sizes", type=int, nargs=2, default=[2000, 20000])
+    arguments.add_argument("--processes", type=int, default=2)
+    options = arguments.parse_args()
+    small, large = options.sizes
+    speed, peak = {}, {}
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "records"
+            folder, cohort, naive = (Path(temporary, name) for name in ("wfdb", "cohort", "naive"))
             folder.mkdir()
-            write_recordings(folder, size, options.sampling_rate)
-            for way in WAYS:
-                arguments = [way, str(folder), str(Path(temporary) / way)]
-                command = [sys.executable, __file__, "--processes", str(options.processes)]
-                result = subprocess.run(
-                    [*command, "--measure", *arguments], capture_output=True, text=True, check=True
-                )
-                seconds, processor, main_peak, worker_peak = map(float, result.stdout.split())
-                print(
-                    f"{size:>8} {way:<7} {size / seconds:>9.0f} {1000 * processor / size:>14.2f}"
-                    f" {main_peak:>9.0f} {worker_peak:>11.0f}"
-                )
+            write_recordings(folder, size)
+            seconds, peak[size] = alone(convert, folder, cohort, options.processes)
+            speed[size] = size / seconds
+            if size == small:
+                seconds, naive_peak = alone(convert_with_wfdb, folder, naive, options.processes)
+                peer = size / seconds
+                check_equal(naive, cohort)
+    how, other = f"{options.processes} processes", f"ours, {small:,} records"
+    rates = [
+        Row(
+            f"WFDB to cohort, {size:,} records, {how}",
+            speed[size],
+            "records/s",
+            peer,
+            f"{WFDB}; {small:,} records",
+            ratio_aim=RATIO_AIM,
+        )
+        for size in options.sizes
+    ]
+    growth = max(0.0, peak[large] - peak[small])
+    memory = [
+        Row(f"peak memory, {small:,} records", peak[small], "MB", naive_peak, WFDB),
+        Row(f"peak memory, {large:,} records", peak[large], "MB", peak[small], other),
+        Row(
+            f"memory of {large:,} above that of {small:,} records",
+            growth,
+            "MB",
+            ours_aim=GROWTH_AIM_MB,
+        ),
+    ]
+    present([*rates, *memory], options.json)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ def encode(recording: Recording) -> dict[str, Any]:
     gain = _gains(recording)
     step = np.where(gain > 0, gain, 1).astype(np.float32)
     units = np.rint(recording.signal / step[:, None])
-    codes = np.where(np.isnan(units), MISSING, units).astype("<i2")
+    missing = np.isnan(units)
+    # Counted, not copied: whoever reads the row looks for missing samples only where some are.
+    missing_samples = int(np.count_nonzero(missing, axis=1)[recording.lead_mask].sum())
+    units[missing] = MISSING
+    codes = units.astype("<i2")
     rate = np.float32(recording.sampling_rate)
     signal = codes.tobytes()
     return {
@@ -114,8 +118,7 @@ def encode(recording: Recording) -> dict[str, Any]:
         "sampling_rate": float(rate),
         "gain": gain.tolist(),
         "lead_mask": recording.lead_mask.tolist(),
-        # Counted, not copied: whoever reads the row looks for missing samples only where some are.
-        "missing_samples": int((codes[recording.lead_mask] == MISSING).sum()),
+        "missing_samples": missing_samples,
         "signal_hash": _signal_hash(signal, gain, rate),
     }
 

@@ -42,6 +42,7 @@ def test_the_integers_of_the_source_are_kept():
     assert stored.signal.dtype == np.int16 and (stored.signal[0] == expected).all()
     assert (stored.gain[0] == np.where(recording.lead_mask, np.float32(0.001), 0)).all()
     assert (stored.lead_mask[0] == recording.lead_mask).all() and stored.lead_mask.dtype == bool
+    assert stored.missing_samples.tolist() == [10]  # as stored, whatever the recording says
     assert stored.samples.tolist() == [50] and stored.sampling_rate.tolist() == [100]
 
 
