@@ -4,9 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse.typing import PositiveInt
-
 from fm_med.cli.command import Command
+from fm_med.errors import InputError
 from fm_med.settings import argument, setting
 
 
@@ -19,12 +18,14 @@ class Embed:
     destination: str = argument("Parquet file; must not exist yet")
     splits: list[str] | None = setting(None, "default: all, in the cohort's order")
     columns: list[str] | None = setting(None, "of the cohort, to keep beside: age sex ...")
-    batch_size: PositiveInt = setting(64, "rows at a time")
+    batch_size: int = setting(64, "rows at a time")
     json: bool = setting(False, "print the result as JSON")
 
 
 def embed(settings: Embed) -> None:
     """Write the file and say how many rows it has."""
+    if settings.batch_size < 1:  # not by a type of the parser's, which would be imported for --help
+        raise InputError(f"batch_size is {settings.batch_size}, expected batch_size > 0")
     from fm_med import distributed, embedding
     from fm_med.cohort import open_cohort
 
