@@ -73,6 +73,16 @@ def test_files_that_are_no_images_are_listed(folder, tmp_path):
     assert "not a readable image" in skipped[0][1]
 
 
+def test_where_no_file_is_an_image_nothing_is_written(folder, tmp_path, capsys):
+    for file in folder.rglob("*.png"):
+        file.write_text("no")
+    assert main(f"cohort images {folder} {tmp_path}/c --without_groups".split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: none of 90 recordings could be used, first ")
+    assert "is not a readable image" in error and error.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_group_in_two_splits_leaks(folder, tmp_path):
     text = (tmp_path / "manifest.csv").read_text().splitlines()
     splits = ["split", *["train", "test"] * 45]
