@@ -86,6 +86,8 @@ class Facts:
     def modality(self) -> str:
         """What the model reads, for example "ecg"."""
         kind = str(self.processor.get("feature_extractor_type", ""))
+        if not kind and self.cohort is not None:  # an adapter alone, as PEFT saves it
+            return self.cohort.card.modality
         if kind == "FusionProcessor":
             return JOINT.join(self.processor["names"])
         known = {
@@ -109,6 +111,8 @@ def read_facts(
     settings = yaml.safe_load((run / "config.yaml").read_text()) if in_run else {}
     metrics = _json(run / "report" / "metrics.json") if in_run else {}
     details = _json(folder / "task.json")
+    if adapter and not details:  # the run's results are those of a head that is not here
+        metrics = {}
     started = base or adapter.get("base_model_name_or_path")
     started = started or details.get("training", {}).get("encoder") or settings.get("encoder")
     started, _, revision = str(started or "").partition("@")
@@ -140,6 +144,8 @@ def figure_of(folder: Path, evaluation: Path | None) -> Path | None:
         evaluation: Folder of the results to show; None: the `report` of the run, if it has a
             drawing, else what lies in the folder.
     """
+    if (folder / "adapter_config.json").is_file() and not (folder / "task.json").is_file():
+        return None
     places = [evaluation] if evaluation else [_run_of(folder.resolve()) / "report", folder]
     files = (place / CALIBRATION_FILE for place in places)
     return next((file for file in files if file.is_file()), None)

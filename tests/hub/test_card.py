@@ -11,10 +11,11 @@ from fm_med import cli
 from fm_med.cohort import open_cohort
 from fm_med.errors import InputError
 from fm_med.hub.card import model_card, write_card
-from fm_med.hub.card_facts import Leaf
+from fm_med.hub.card_facts import Leaf, figure_of
 from fm_med.hub.card_names import place_of
 from fm_med.hub.cohort_facts import cohort_facts, quartiles, share, shown
 from fm_med.hub.traces import Traces, find_traces
+from fm_med.report.calibration_drawing import CALIBRATION_FILE
 from fm_med.sources.simulated import make_simulated
 
 
@@ -89,6 +90,18 @@ def test_an_adapter_says_how_to_put_it_on_its_encoder(made):
     assert (data.base_model, data.base_model_relation) == ("clinic/encoder", "adapter")
     assert 'PeftModel.from_pretrained(encoder, "clinic/adapter")' in card
     assert "--encoder clinic/encoder" in card
+
+
+def test_an_adapter_without_its_head_has_none_of_its_results(made):
+    _, risk, cohort = made
+    card = model_card(risk.parent / "adapter", name="x", base="clinic/encoder", cohort=cohort)
+    assert "A low-rank adapter for ecg data that turns" in card and "C-index" not in card
+    assert "model-index" not in card and "model.embed(" in card
+    drawing = risk.parent / "report" / CALIBRATION_FILE
+    drawing.touch()
+    assert figure_of(risk / "adapter", None) == drawing
+    assert figure_of(risk.parent / "adapter", None) is None
+    drawing.unlink()
 
 
 def test_text_model_and_its_licence(made, tmp_path, monkeypatch):
