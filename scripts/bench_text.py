@@ -3,7 +3,7 @@
     python scripts/bench_text.py [--texts 64] [--naive 8]
 
 The network has the shape of BERT-base and random weights, its tokenizer is trained on the reports:
-times depend on neither. Reports come from the simulator; four are joined to one, which gives them
+times depend on neither. Reports come from the simulator; five are joined to one, which gives them
 the length of real ECG reports (27 to 36 tokens on average; one alone has 10). CPU time on one
 thread. Embeddings are asserted to be equal first. Of the aim of 20 times per distinct report a
 factor of about 3 is bfloat16's, on processors that multiply it faster than float32; the limits that
@@ -27,7 +27,7 @@ from fm_med.text.store import ReportStore
 from fm_med.text.train import train_tokenizer
 
 NAIVE = "pad to 256, float32, every epoch, written plainly"
-RECORDINGS, JOINED = 1200, 4
+RECORDINGS, JOINED = 1500, 5
 PRECISIONS = ("float32", "bfloat16")
 
 
