@@ -38,7 +38,14 @@ class Positives:
         """Return (batch,) how many positives each row has; at least one, itself."""
         if not self.ids:
             return torch.ones(self.total, dtype=torch.int64, device=self.device)
-        return torch.cat([self.mask(rows).sum(1) for rows in blocks(self.total, chunk_size)])
+        if len(self.ids) == 1:
+            _, group, size = self.ids[0].unique(return_inverse=True, return_counts=True)
+            return size[group]
+        # In place: small results in between would keep freed masks from being used again (N^2 B).
+        found = torch.empty(self.total, dtype=torch.int64, device=self.device)
+        for rows in blocks(self.total, chunk_size):
+            found[rows] = self.mask(rows).sum(1)
+        return found
 
     def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Return the positions of positives as (row within the block, column), few of many."""
