@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 ParameterGroup = dict[str, object]
 
@@ -49,6 +49,11 @@ def parameter_groups(
                     }
                 )
     return groups
+
+
+def adamw(groups: list[ParameterGroup]) -> AdamW:
+    """Return AdamW (decoupled weight decay, Loshchilov and Hutter 2019) over parameter groups."""
+    return AdamW(groups)
 
 
 @dataclass(frozen=True)

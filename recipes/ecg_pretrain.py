@@ -195,8 +195,6 @@ def fit(
     config: Config, run: "Run", task: "Pretraining", train: "TrainingPairs", validation: "Pairs"
 ) -> int:
     """Train; return the step with the lowest validation loss, whose weights are kept."""
-    import torch
-
     from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward
     from fm_med.feeding import ReadAhead
@@ -207,7 +205,7 @@ def fit(
     epochs, warmup = config.num_epochs, config.warmup_share
     schedule = optim.Schedule(batches.steps_per_epoch, epochs, warmup, config.patience)
     rates = config.learning_rate, config.heads_learning_rate, config.weight_decay
-    towers, optimizer = task.towers, torch.optim.AdamW(task.parameter_groups(*rates))
+    towers, optimizer = task.towers, optim.adamw(task.parameter_groups(*rates))
     prepared = distributed.prepare(accelerator, towers, optimizer, compiled=config.compile)
     model, optimizer, task.towers = prepared
     average = optim.WeightAverage(model, config.ema_decay)

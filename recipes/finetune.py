@@ -184,8 +184,6 @@ def main(config: Config) -> None:
 
 def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     """Train; return the step with the best validation score, whose weights are kept."""
-    import torch
-
     from fm_med import distributed, optim
     from fm_med.coupled import coupled_backward, refuse_batch_norm
     from fm_med.feeding import ReadAhead
@@ -203,7 +201,7 @@ def loop(config: Config, run: "Run", tuning: "Finetuning") -> int:
     epochs, warmup = config.num_epochs, config.warmup_share
     schedule = optim.Schedule(sampler.steps_per_epoch, epochs, warmup, config.patience)
     rates = config.learning_rate, config.head_learning_rate, config.weight_decay
-    predictor, optimizer = tuning.predictor, torch.optim.AdamW(tuning.parameter_groups(*rates))
+    predictor, optimizer = tuning.predictor, optim.adamw(tuning.parameter_groups(*rates))
     prepared = distributed.prepare(accelerator, predictor, optimizer, compiled=config.compile)
     model, optimizer, tuning.predictor = prepared
     average = optim.WeightAverage(model, config.ema_decay)
