@@ -12,6 +12,8 @@ from fm_med.cohort import Cohort, CohortCard, open_cohort
 from fm_med.cohort.card import CARD_FILE, read_card
 from fm_med.cohort.checking import first_of, quick_problems
 from fm_med.cohort.pieces import Piece, Pieces, open_pieces
+from fm_med.cohort.reading import read_checked_card
+from fm_med.cohort.summaries import summary
 from fm_med.cohort.tables import DATA_FOLDER, open_shards
 from fm_med.errors import InputError
 from fm_med.pairs import (
@@ -68,12 +70,13 @@ def open_source(cohort: str, subjects: int, streaming: bool) -> Cohort:
     if not streaming:
         return open_cohort(folder)
     if folder.is_dir():
-        here = open_cohort(folder)
-        return StreamedCohort(folder, here.card, here.splits, open_pieces(folder, TRAIN))
+        pieces, card = open_pieces(folder, TRAIN), read_checked_card(folder)
+        return StreamedCohort(folder, card, open_shards(folder, but=TRAIN), pieces)
     folder = _download_all_but_training(cohort)
     card, splits = read_card(folder), open_shards(folder)
     counted = {split: rows for split, rows in card.recordings.items() if split != TRAIN}
-    problems = quick_problems(replace(card, recordings=counted), splits)
+    summaries = {split: summary(table) for split, table in splits.items()}
+    problems = quick_problems(replace(card, recordings=counted), summaries)
     if problems:
         raise InputError(f"{cohort}: {problems[0]}")
     pieces = open_pieces(cohort, TRAIN, revision=folder.name)  # the very commit of the others

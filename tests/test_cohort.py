@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm_med.cohort import CohortCard, CohortWriter, check_cohort, describe_cohort, open_cohort
-from fm_med.cohort.tables import BytesColumn, content_hash
+from fm_med.cohort.summaries import read_summaries, summary
+from fm_med.cohort.tables import BytesColumn, content_hash, open_shards
 from fm_med.errors import InputError
 
 SCHEMA = pa.schema(
@@ -217,6 +218,17 @@ def test_reading_imports_nothing_heavy(cohort):
     )
     command = [sys.executable, "-c", code, str(cohort)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_summaries_are_those_of_the_tables(tmp_path):
+    rows = {"train": [row(n) for n in range(600)], "test": [row(n) for n in range(600, 610)]}
+    folder = write(tmp_path / "cohort", rows)
+    read, tables = read_summaries(folder), open_shards(folder)
+    assert list(read) == list(tables)
+    for split, table in tables.items():
+        plain = summary(table)
+        assert read[split][:2] == plain[:2] == (table.column_names, len(rows[split]))
+        assert set(read[split].subjects.to_pylist()) == set(plain.subjects.to_pylist())
 
 
 def test_subject_in_two_splits_is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fm_med.cohort.card import CohortCard, read_card
-from fm_med.cohort.tables import content_hash, in_split_order, open_shards, read_batches
+from fm_med.cohort.summaries import Summary, summary
+from fm_med.cohort.tables import (
+    content_hash,
+    in_split_order,
+    open_shards,
+    read_batches,
+)
 from fm_med.errors import InputError
 
 REQUIRED_COLUMNS = ("subject_id", "record_id", "split")
@@ -44,7 +50,7 @@ def check_cohort(path: str | os.PathLike[str], allow_duplicates: bool = False) -
         tables = open_shards(folder)
     except InputError as error:
         return [str(error)]
-    problems = quick_problems(card, tables)
+    problems = quick_problems(card, {split: summary(table) for split, table in tables.items()})
     if any("has no column" in problem for problem in problems):
         return problems
     problems += row_problems(card, tables)
@@ -55,18 +61,18 @@ def check_cohort(path: str | os.PathLike[str], allow_duplicates: bool = False) -
     return problems
 
 
-def quick_problems(card: CohortCard, tables: dict[str, pa.Table]) -> list[str]:
+def quick_problems(card: CohortCard, splits: Mapping[str, Summary]) -> list[str]:
     """Return the problems that can be found without reading any signal."""
     problems = card_problems(card)
-    for split, table in tables.items():
-        missing = [name for name in _needed_columns(card) if name not in table.column_names]
+    for split, found in splits.items():
+        missing = [name for name in _needed_columns(card) if name not in found.columns]
         problems += [f"split {split!r} has no column {name!r}" for name in missing]
-        if not table.num_rows:
+        if not found.rows:
             problems.append(f"split {split!r} has no rows")
-    found = {split: table.num_rows for split, table in tables.items()}
-    if found != card.recordings:
-        problems.append(f"the card counts {card.recordings} recordings, the files hold {found}")
-    return problems if problems else subject_problems(tables)
+    counted = {split: found.rows for split, found in splits.items()}
+    if counted != card.recordings:
+        problems.append(f"the card counts {card.recordings} recordings, the files hold {counted}")
+    return problems or subject_problems({split: found.subjects for split, found in splits.items()})
 
 
 def card_problems(card: CohortCard) -> list[str]:
@@ -89,11 +95,15 @@ def _needed_columns(card: CohortCard) -> list[str]:
     return [*REQUIRED_COLUMNS, *labels, *card.classes, *follow_up]
 
 
-def subject_problems(tables: dict[str, pa.Table]) -> list[str]:
-    """Return one problem that names the subjects found in more than one split, or nothing."""
+def subject_problems(subjects: Mapping[str, pa.ChunkedArray]) -> list[str]:
+    """Return one problem that names the subjects found in more than one split, or nothing.
+
+    Args:
+        subjects: Split -> ids of its rows' subjects.
+    """
     splits = defaultdict(list)
-    for split, table in tables.items():
-        for subject in pc.unique(table.column("subject_id")).to_pylist():
+    for split, ids in subjects.items():
+        for subject in pc.unique(ids).to_pylist():
             splits[subject].append(split)
     leaking = {subject: where for subject, where in splits.items() if len(where) > 1}
     if not leaking:

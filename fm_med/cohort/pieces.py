@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from fm_med.cohort.card import CARD_FILE, CARD_KEY
-from fm_med.cohort.reading import open_cohort
+from fm_med.cohort.reading import read_checked_card
 from fm_med.cohort.tables import shard_files
 from fm_med.errors import InputError
 
@@ -70,13 +70,13 @@ class CohortPieces:
 
     def __init__(self, folder: Path, split: str) -> None:
         """Note where the record batches are."""
-        cohort = open_cohort(folder)
+        card = read_checked_card(folder)
         shards = shard_files(folder)
         if split not in shards:
             raise InputError(f"{folder} has no split {split!r}; it has {', '.join(shards)}")
         self.name = f"the split {split!r} of {folder}"
-        self.content = cohort.fingerprint
-        self.rows: int | None = cohort.card.recordings[split]
+        self.content = card.fingerprint
+        self.rows: int | None = card.recordings[split]
         self._pieces = [piece for path in shards[split] for piece in _record_batches(path)]
 
     def walk(self, generator: np.random.Generator | None) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from fm_med.cohort.card import CohortCard, read_card
 from fm_med.cohort.checking import equal_recordings, first_of, quick_problems
+from fm_med.cohort.summaries import read_summaries
 from fm_med.cohort.tables import TableRows, open_shards
 from fm_med.errors import InputError
 
@@ -113,13 +114,24 @@ def open_cohort(path: str | os.PathLike[str]) -> Cohort:
             schema version or without units, shards are missing, empty or torn, or a subject is in
             two splits.
     """
+    card = read_checked_card(path)
+    return Cohort(Path(path), card, open_shards(Path(path)))
+
+
+def read_checked_card(path: str | os.PathLike[str]) -> CohortCard:
+    """Return a cohort's card after checking that its shards are what it says.
+
+    Memory does not grow with the number of recordings.
+
+    Raises:
+        InputError: As `open_cohort`.
+    """
     folder = Path(path)
     card = read_card(folder)
-    tables = open_shards(folder)
-    problems = quick_problems(card, tables)
+    problems = quick_problems(card, read_summaries(folder))
     if problems:
         raise InputError(f"{folder}: {problems[0]}")
-    return Cohort(folder, card, tables)
+    return card
 
 
 def describe_cohort(path: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,18 @@ def in_split_order(splits: Iterable[str]) -> list[str]:
     )
 
 
-def open_shards(folder: Path) -> dict[str, pa.Table]:
+def open_shards(folder: Path, but: str | None = None) -> dict[str, pa.Table]:
     """Memory-map every shard under ``folder/data`` and return one table per split.
+
+    Args:
+        folder: Of a cohort.
+        but: A split to leave out.
 
     Raises:
         InputError: There is no shard, one is missing from the numbered series, or one is torn.
     """
-    shards = shard_files(folder)
-    if not shards:
-        raise InputError(f"{folder} is not a cohort: no *.arrow file under {DATA_FOLDER}/")
-    return {split: _open_split(paths) for split, paths in shards.items()}
+    shards = whole_series(folder)
+    return {split: _open_split(paths) for split, paths in shards.items() if split != but}
 
 
 def shard_files(folder: Path) -> dict[str, list[Path]]:
@@ -43,22 +46,42 @@ def shard_files(folder: Path) -> dict[str, list[Path]]:
     return {split: shards[split] for split in in_split_order(shards)}
 
 
+def whole_series(folder: Path) -> dict[str, list[Path]]:
+    """Return the shards of each split after checking that none of a numbered series is missing."""
+    shards = shard_files(folder)
+    if not shards:
+        raise InputError(f"{folder} is not a cohort: no *.arrow file under {DATA_FOLDER}/")
+    for paths in shards.values():
+        stem, _, total = paths[0].stem.partition("-of-")
+        if total and len(paths) != int(total):
+            raise InputError(
+                f"{paths[0].parent} holds {len(paths)} of {int(total)} shards of {stem}"
+            )
+    return shards
+
+
 def _open_split(paths: list[Path]) -> pa.Table:
-    stem, _, total = paths[0].stem.partition("-of-")
-    if total and len(paths) != int(total):
-        raise InputError(f"{paths[0].parent} holds {len(paths)} of {int(total)} shards of {stem}")
-    tables = [_open_shard(path) for path in paths]
-    for path, table in zip(paths, tables):
-        if table.schema != tables[0].schema:
-            raise InputError(f"{path} has other columns than {paths[0].name}")
+    tables = []
+    for path in paths:
+        with naming_torn(path):
+            tables.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        refuse_other_columns(path, tables[-1].schema, paths[0], tables[0].schema)
     return pa.concat_tables(tables)
 
 
-def _open_shard(path: Path) -> pa.Table:
+@contextmanager
+def naming_torn(path: Path) -> Iterator[None]:
+    """Name the file that turns out to be torn."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a complete Arrow file") from error
+
+
+def refuse_other_columns(path: Path, schema: pa.Schema, first: Path, its: pa.Schema) -> None:
+    """Refuse a shard whose columns are not those of the first one."""
+    if schema != its:
+        raise InputError(f"{path} has other columns than {first.name}")
 
 
 class BytesColumn:

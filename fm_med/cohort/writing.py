@@ -21,7 +21,13 @@ from fm_med.cohort.checking import (
     row_problems,
 )
 from fm_med.cohort.reading import SKIPPED_FILE
-from fm_med.cohort.tables import DATA_FOLDER, content_hash, open_shards, read_batches
+from fm_med.cohort.summaries import summary
+from fm_med.cohort.tables import (
+    DATA_FOLDER,
+    content_hash,
+    open_shards,
+    read_batches,
+)
 from fm_med.errors import InputError
 
 ROWS_PER_BATCH = 256
@@ -245,7 +251,8 @@ def finish_cohort(
         recordings={split: table.num_rows for split, table in tables.items()},
         subjects={split: _subjects(table) for split, table in tables.items()},
     )
-    problems = quick_problems(card, tables) or row_problems(card, tables)
+    summaries = {split: summary(table) for split, table in tables.items()}
+    problems = quick_problems(card, summaries) or row_problems(card, tables)
     if not problems and not card.allow_duplicates:
         problems = duplicate_problems(tables)
     if problems:

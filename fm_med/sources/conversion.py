@@ -99,7 +99,8 @@ def convert_recordings(
         name: rows.filter(pc.equal(rows.column("split"), name))
         for name in in_split_order(pc.unique(rows.column("split")).to_pylist())
     }
-    for problem in subject_problems(splits):
+    subjects = {name: split.column("subject_id") for name, split in splits.items()}
+    for problem in subject_problems(subjects):
         raise InputError(problem)
     if shard is not None:
         return _convert_part(
