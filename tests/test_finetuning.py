@@ -374,6 +374,7 @@ def test_the_loop_starts_at_the_ridge_head_of_a_saved_encoder(is_fresh, ridge, m
         predictor=SimpleNamespace(head=head(clinical=covariates)),
         trains=True,
         train=examples,
+        fit_rows=examples,
         task=task,
         clinical_head=None,
         starts_fitted=False,

@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
         self, inputs: int, outputs: int, stride: int, config: SpatialAttentionConfig
     ) -> None:
         super().__init__()
-        groups = config.norm_groups
+        self.stride, groups = stride, config.norm_groups
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(groups, outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
@@ -96,7 +96,7 @@ class ResidualBlock(nn.Module):
         self.places = PlaceWeights(config.kernel_size) if config.attention else None
         self.shortcut = None
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the new features and the weights of places."""
@@ -105,7 +105,10 @@ class ResidualBlock(nn.Module):
         weights = None
         if self.places is not None:
             y, weights = self.places(y)
-        return functional.relu(y + (x if self.shortcut is None else self.shortcut(x))), weights
+        if self.shortcut is not None:
+            # Not a convolution with a stride: oneDNN's of few channels writes beyond its memory.
+            x = self.shortcut(x[:, :, :: self.stride, :: self.stride])
+        return functional.relu(y + x), weights
 
 
 class SpatialAttentionModel(PreTrainedModel):

@@ -5,7 +5,11 @@ import torch
 from fm_med.errors import InputError
 from fm_med.image.pixels import Pixels
 from fm_med.image.processor import ImageProcessor
-from fm_med.image.spatial_attention import SpatialAttentionConfig, SpatialAttentionModel
+from fm_med.image.spatial_attention import (
+    ResidualBlock,
+    SpatialAttentionConfig,
+    SpatialAttentionModel,
+)
 
 SIZES = {"widths": (8, 16), "depths": (1, 1), "norm_groups": 4}
 
@@ -53,3 +57,22 @@ def test_only_the_middle_is_kept():
     assert ImageProcessor.from_dict(processor.to_dict()).middle == 0.5
     with pytest.raises(InputError, match="middle is 0"):
         ImageProcessor(middle=0.0)
+
+
+@pytest.mark.parametrize("size", [12, 13])
+def test_the_shortcut_is_a_convolution_with_a_stride(size):
+    """Written as that, few channels break oneDNN's memory where the channels come last."""
+    config = SpatialAttentionConfig(widths=(8, 16), norm_groups=4, attention=False)
+    block = ResidualBlock(8, 16, 2, config)
+    x = torch.randn(3, 8, size, size)
+    for parameter in (block.norm2.weight, block.norm2.bias):
+        torch.nn.init.zeros_(parameter)  # what is left is the shortcut
+    expected = torch.nn.functional.conv2d(x, block.shortcut.weight, stride=2).relu()
+    torch.testing.assert_close(block(x)[0], expected)
+
+
+def test_few_channels_can_be_trained():
+    model = SpatialAttentionModel(SpatialAttentionConfig(widths=(8, 16))).train()
+    for _ in range(3):
+        model(torch.rand(43, 3, 64, 64)).pooler_output.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -30,7 +30,8 @@ def evaluated(tmp_path_factory):
 def test_files_and_names(evaluated):
     report = evaluated / "report"
     names = {path.name for path in report.iterdir()}
-    assert names == {"report.html", "metrics.json", "predictions.csv", "training_metrics.json"}
+    files = {"report.html", "metrics.json", "predictions.csv", "training_metrics.json"}
+    assert names == files | {"calibration.svg"}
     metrics = json.loads((report / "metrics.json").read_text())
     assert {"age_sex", "measurements", "random_encoder"} <= set(metrics["difference"])
     assert metrics["model"]["c_index"]["n"] == 48
