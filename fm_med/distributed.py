@@ -1,5 +1,6 @@
 """Processes: an Accelerator that really has them all, and a gather that carries gradients."""
 
+import atexit
 import copy
 import os
 from collections.abc import Iterator
@@ -53,7 +54,18 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
         made.state.fsdp_plugin.mixed_precision_policy = None
     # All have met here: one that stops on bad input does not break another one's start.
     made.wait_for_everyone()
+    atexit.register(_leave)
     return made
+
+
+def _leave() -> None:
+    """Close the connections between CPU processes before the interpreter ends.
+
+    Their threads may still let go of tensors, which aborts a process that is about to end well.
+    On CUDA `Run.finish` closes them: there a process that fails must not wait for the others.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def prepare(

@@ -253,14 +253,13 @@ class Run:
             tqdm.write(message)
 
     def finish(self) -> None:
-        """Note time and energy since the start in `env.json`, and close the trackers."""
+        """Note time and energy since the start in `env.json`; close trackers and connections."""
         path = self.folder / "env.json"
         if self.accelerator.is_main_process and path.is_file():
             values = json.loads(path.read_text()) | self._usage.spent()
             with self.writing(str(path)), atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(values, indent=1) + "\n")
-        if self._tracker != "none":
-            self.accelerator.end_training()
+        self.accelerator.end_training()
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:

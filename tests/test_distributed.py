@@ -15,11 +15,12 @@ from fm_med.errors import InputError
 from fm_med.lora import attach_lora
 
 WORKER = """
-import json, os, sys
+import atexit, json, os, sys
 import torch
 from torch import distributed as dist
 from fm_med.distributed import accelerator, gather_batch, gather_sizes
 
+atexit.register(lambda: print(f"in a group at the end: {dist.is_initialized()}"))
 made = accelerator(mixed_precision="no")
 rank, world_size = made.process_index, made.num_processes
 rows = [3, 1, 2][rank]
@@ -41,7 +42,6 @@ result = {
 }
 with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as file:
     json.dump(result, file)
-made.end_training()
 """
 
 
@@ -62,6 +62,7 @@ def test_torchrun_gives_one_group_that_gathers_with_gradients(tmp_path, world_si
     script.write_text(textwrap.dedent(WORKER))
     done = torchrun(script, world_size, str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("in a group at the end: False") == world_size
     rows = [3, 1, 2][:world_size]
     owners = [rank for rank, size in enumerate(rows) for _ in range(size)]
     factor = sum(range(1, world_size + 1)) * 2
