@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedModel
 
+from fm_med.cohort.people import tells
 from fm_med.differences import Describing, RowFacts
 from fm_med.disclosure import MINIMUM
 from fm_med.examples import Examples
@@ -124,11 +125,11 @@ def common_facts(examples: Examples) -> RowFacts:
     names = ["age", "sex", "report", *labels, *card.classes, card.time, card.event]
     table = examples.table([name for name in dict.fromkeys(names) if name and name in available])
     there = set(table.column_names)
-    if "age" in there:
+    if tells(table, "age"):
         age = _numbers(table, "age")
         numbers["age (years)"] = age
         yes["missing: age"] = np.isnan(age).astype(np.float64)
-    if "sex" in there:
+    if tells(table, "sex"):
         yes |= _levels(table, "sex", ["female"])
         yes["missing: sex"] = np.asarray(pc.is_null(table.column("sex")), np.float64)
     if "report" in there:

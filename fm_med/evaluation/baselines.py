@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
+from fm_med.cohort.people import tells
 from fm_med.evaluation.model import FittedModel, encode, untrained_encoder
 from fm_med.examples import Covariate, Examples, clinical_coding, encode_clinical
 
@@ -69,11 +71,13 @@ def _basic(train: Examples, test: Examples) -> Design | None:
 
 
 def _known(examples: Examples, name: str) -> bool:
-    """Whether a column is there and varies."""
+    """Whether a column is there as numbers or as words that are understood, and varies."""
     if name not in examples.cohort.splits[str(examples.split[0])].column_names:
         return False
-    values = examples.table([name]).column(name).drop_null()
-    return len(values.unique()) > 1
+    table = examples.table([name])
+    values = table.column(name).drop_null()
+    understood = tells(table, name) or not pa.types.is_string(values.type)
+    return understood and len(values.unique()) > 1
 
 
 def _columns(coding: list[Covariate], examples: Examples) -> np.ndarray:

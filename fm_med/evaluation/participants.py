@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fm_med.cohort import Cohort
+from fm_med.cohort.people import tells
 from fm_med.cohort.reading import read_skipped
 from fm_med.examples import Covariate, Examples, read_examples
 from fm_med.report.page import Table
@@ -133,9 +134,10 @@ def _describe(examples: Examples, unit: str, causes: Sequence[str]) -> dict[str,
                 f"{median:.1f}" if known else f"over {time.max():.1f}"
             )
     available = examples.cohort.splits[str(examples.split[0])].column_names
+    known = examples.table([name for name in ("age", "sex") if name in available])
     for name, describe in (("age", _numbers), ("sex", _shares)):
-        if name in available:
-            rows |= describe(examples.table([name]).column(name).to_pylist())
+        if tells(known, name):
+            rows |= describe(known.column(name).to_pylist())
     return rows
 
 

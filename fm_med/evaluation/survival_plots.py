@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fm_med.cohort.people import tells
 from fm_med.errors import InputError
 from fm_med.evaluation.survival_scores import Horizons, Outcome, RiskScore
 from fm_med.examples import Examples
@@ -158,10 +159,11 @@ def subgroup_labels(test: Examples) -> Mapping[str, Sequence[str | None]]:
     """Return the labels by which persons are grouped."""
     known = test.cohort.splits[str(test.split[0])].column_names
     labels: dict[str, Sequence[str | None]] = {}
-    if "sex" in known:
-        labels["Sex"] = test.table(["sex"]).column("sex").to_pylist()
-    if "age" in known:
-        ages = test.table(["age"]).column("age").to_pylist()
+    people = test.table([name for name in ("age", "sex") if name in known])
+    if tells(people, "sex"):
+        labels["Sex"] = people.column("sex").to_pylist()
+    if tells(people, "age"):
+        ages = people.column("age").to_pylist()
         labels["Age"] = age_band([np.nan if age is None else age for age in ages])
     for name in SITE_COLUMNS:
         if name in known:

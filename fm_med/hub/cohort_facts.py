@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fm_med.cohort import Cohort
+from fm_med.cohort.people import tells
 from fm_med.disclosure import HIDDEN, MINIMUM, hidden_parts
 from fm_med.survival.subgroups import age_band
 
@@ -46,15 +47,15 @@ def cohort_facts(cohort: Cohort) -> Lines:
             cells.append(share(len(np.unique(people[event])), subjects))
         lines.append(_row(cells))
     splits = list(cohort.splits)
-    names = cohort.splits[splits[0]].column_names
+    table = cohort.splits[splits[0]]
     lines.append("")
     if card.time:
         time = _joined(cohort, splits, card.time)
         lines.append(f"- Follow-up: {quartiles(time, card.follow_up_unit or '')}")
-    if "age" in names:
+    if tells(table, "age"):
         age = _joined(cohort, splits, "age")
         lines.append(f"- Age: {quartiles(age, 'years')}; {_bands(cohort, splits, age)}")
-    if "sex" in names:
+    if tells(table, "sex"):
         sex = [text or "not known" for split in splits for text in cohort.column(split, "sex")]
         lines.append(f"- Sex (subjects): {_counted(_persons(cohort, splits), sex)}")
     for label_set, labels in card.label_sets.items():
