@@ -2,6 +2,7 @@
 
 import atexit
 import copy
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,12 +60,14 @@ def accelerator(*, mixed_precision: Precision = "auto", **options: Any) -> Accel
 
 
 def _leave() -> None:
-    """Close the connections between CPU processes before the interpreter ends.
+    """Leave the group of CPU processes before the interpreter ends, after all models are gone.
 
-    Their threads may still let go of tensors, which aborts a process that is about to end well.
-    On CUDA `Run.finish` closes them: there a process that fails must not wait for the others.
+    A thread of gloo may still have to let go of the last gathered tensors, which takes the lock of
+    the interpreter. One that ends by then aborts; and where a model in DistributedDataParallel is
+    the last to hold the group, its end waits for that thread with the lock in hand, for ever.
     """
     if dist.is_initialized() and dist.get_backend() == "gloo":
+        gc.collect()
         dist.destroy_process_group()
 
 

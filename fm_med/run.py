@@ -253,13 +253,15 @@ class Run:
             tqdm.write(message)
 
     def finish(self) -> None:
-        """Note time and energy since the start in `env.json`; close trackers and connections."""
+        """Note time and energy since the start in `env.json`, and close the trackers."""
         path = self.folder / "env.json"
         if self.accelerator.is_main_process and path.is_file():
             values = json.loads(path.read_text()) | self._usage.spent()
             with self.writing(str(path)), atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(values, indent=1) + "\n")
-        self.accelerator.end_training()
+        # Not `end_training`, which leaves the group of processes: see `distributed.accelerator`.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
 
 def refuse_sharding(accelerator: Accelerator) -> None:

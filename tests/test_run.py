@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_a_tracker_gets_settings_and_numbers(begin, accelerator, monkeypatch):
     monkeypatch.setattr("fm_med.run.refuse_missing_tracker", lambda tracker: None)
     monkeypatch.setattr(accelerator, "init_trackers", lambda name, config: seen.append(config))
     monkeypatch.setattr(accelerator, "log", lambda values, step: seen.append((step, values)))
-    monkeypatch.setattr(accelerator, "end_training", lambda: seen.append("end"))
+    tracker = SimpleNamespace(finish=lambda: seen.append("end"))
+    monkeypatch.setattr(accelerator, "trackers", [tracker])
     run = begin(tracker="tensorboard")
     run.log(4, loss=0.5, note="text")
     run.finish()
