@@ -1,5 +1,6 @@
 """InfoNCE over recordings and reports, exact in blocks, with several positives per row."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fm_med.objectives.positives import Positives, blocks, default_chunk
+
+# exp(40) times any batch is far from the largest number of single precision, exp(-40) far from the
+# smallest.
+LARGEST_PLAIN_LOGIT = 40.0
+# Similarities that are kept for the backward pass: 128 MB in single precision.
+KEPT_ELEMENTS = 2**25
 
 
 def contrastive_loss(
@@ -27,8 +34,8 @@ def contrastive_loss(
         s_{ip} \Big] + \text{the same over columns}, \qquad s_{ij} = \tau^{-1} x_i^\top y_j
 
     where :math:`P_i` holds the row itself and all rows with the same report or subject. The
-    similarities are computed in blocks, once forward and once backward, and never held as a whole:
-    memory grows with N, not with its square.
+    similarities are computed in blocks; the first 128 MB of them are kept for the backward pass and
+    the others computed again: beyond that memory grows with N, not with its square.
 
     Args:
         signal_embedding: (batch, dim) L2-normalised.
@@ -110,8 +117,68 @@ class _Target:
         return value
 
 
+class _Sums:
+    """Normalisers of rows and columns for logits whose exponentials can be added as they are."""
+
+    def __init__(self, total: int, like: Tensor) -> None:
+        self.across, self.down = like.new_empty(total), like.new_zeros(total)
+
+    def known(self, logits: Tensor) -> Tensor:
+        """Turn logits into what the slope is made of, in place."""
+        return logits.exp_()
+
+    def add(self, known: Tensor, rows: slice) -> None:
+        """Take a block in."""
+        self.across[rows] = known.sum(1)
+        self.down += known.sum(0)
+
+    def total(self) -> Tensor:
+        """Return the sum of the logarithms of all normalisers."""
+        return self.across.log().sum() + self.down.log().sum()
+
+    def slope(self, known: Tensor, rows: slice) -> Tensor:
+        """Return the softmax over columns plus the softmax over rows."""
+        return torch.add(1 / self.across[rows, None], 1 / self.down).mul_(known)
+
+
+class _LogSums:
+    """The same for any logits, by their logarithms: twice as many exponentials."""
+
+    def __init__(self, total: int, like: Tensor) -> None:
+        self.across, self.down = like.new_empty(total), like.new_full((total,), -torch.inf)
+
+    def known(self, logits: Tensor) -> Tensor:
+        """Leave the logits as they are."""
+        return logits
+
+    def add(self, known: Tensor, rows: slice) -> None:
+        """Take a block in."""
+        self.across[rows] = known.logsumexp(1)
+        self.down = torch.logaddexp(self.down, known.logsumexp(0))
+
+    def total(self) -> Tensor:
+        """Return the sum of all normalisers."""
+        return self.across.sum() + self.down.sum()
+
+    def slope(self, known: Tensor, rows: slice) -> Tensor:
+        """Return the softmax over columns plus the softmax over rows."""
+        slope = (known - self.across[rows, None]).exp_()
+        return slope.add_((known - self.down).exp_())
+
+
+def _normalisers(
+    signal: Tensor, text: Tensor, scale: Tensor, wide: torch.dtype
+) -> _Sums | _LogSums:
+    """Choose by the largest logit there can be."""
+    norms = (x.detach().to(wide).square().sum(1).amax().sqrt() for x in (signal, text))
+    largest = math.prod(norms) * scale.detach().abs()
+    # Cauchy and Schwarz; NaN compares as False and stays NaN the other way.
+    kind = _Sums if bool(largest <= LARGEST_PLAIN_LOGIT) else _LogSums
+    return kind(len(signal), signal.new_empty(0, dtype=wide))
+
+
 class _InfoNCE(torch.autograd.Function):
-    """Forward keeps the normalisers of rows and columns; backward recomputes the similarities."""
+    """Forward keeps the normalisers and the first blocks; backward computes the others again."""
 
     @staticmethod
     def forward(
@@ -120,31 +187,36 @@ class _InfoNCE(torch.autograd.Function):
         total = len(signal)
         wide = torch.promote_types(signal.dtype, torch.float32)
         target.prepare(chunk, wide)
-        across = torch.empty(total, dtype=wide, device=signal.device)
-        down = torch.full_like(across, -torch.inf)
+        sums = _normalisers(signal, text, scale, wide)
         matched = torch.zeros((), dtype=wide, device=signal.device)
+        ctx.kept = {}
         for rows in blocks(total, chunk):
-            logits = (signal[rows] @ text.T).to(wide).mul_(scale)
+            logits = _logits(signal, text, scale, rows)
             matched += target.matched(logits, rows)
-            across[rows] = logits.logsumexp(1)
-            down = torch.logaddexp(down, logits.logsumexp(0))
-        ctx.save_for_backward(signal, text, scale, across, down)
-        ctx.target, ctx.chunk = target, chunk
-        return (across.sum() + down.sum() - matched) / (2 * total)
+            known = sums.known(logits)
+            sums.add(known, rows)
+            if rows.stop * total <= KEPT_ELEMENTS:
+                ctx.kept[rows.start] = known
+        ctx.save_for_backward(signal, text, scale)
+        ctx.sums, ctx.target, ctx.chunk = sums, target, chunk
+        return (sums.total() - matched) / (2 * total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        signal, text, scale, across, down = ctx.saved_tensors
-        to_signal = torch.empty_like(signal, dtype=across.dtype)
+        signal, text, scale = ctx.saved_tensors
+        to_signal = torch.empty_like(signal, dtype=ctx.sums.across.dtype)
         to_text = torch.zeros_like(to_signal)
         for rows in blocks(len(signal), ctx.chunk):
-            logits = (signal[rows] @ text.T).to(across.dtype).mul_(scale)
-            slope = (logits - across[rows, None]).exp_()
-            slope += logits.sub_(down).exp_()
-            slope = ctx.target.subtract(slope, rows).to(signal.dtype)
-            to_signal[rows] = (slope @ text).to(across.dtype)
-            to_text += (slope.T @ signal[rows]).to(across.dtype)
+            known = ctx.kept.get(rows.start)
+            if known is None:
+                known = ctx.sums.known(_logits(signal, text, scale, rows))
+            slope = ctx.target.subtract(ctx.sums.slope(known, rows), rows).to(signal.dtype)
+            to_signal[rows] = slope @ text
+            if to_text.dtype == signal.dtype:
+                to_text.addmm_(slope.T, signal[rows])
+            else:
+                to_text += slope.T @ signal[rows]
         factor = gradients[0] / (2 * len(signal))
         # The loss depends on scale times signal, so the scale's slope follows from the signal's.
         to_scale = (to_signal * signal).sum() * factor
@@ -156,3 +228,11 @@ class _InfoNCE(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _logits(signal: Tensor, text: Tensor, scale: Tensor, rows: slice) -> Tensor:
+    """Return (rows, batch) scaled similarities, at least in single precision."""
+    wide = torch.promote_types(signal.dtype, torch.float32)
+    if signal.dtype == wide:  # scaling the vectors spares a pass over the block
+        return (signal[rows] * scale.to(wide)) @ text.T
+    return (signal[rows] @ text.T).to(wide).mul_(scale)

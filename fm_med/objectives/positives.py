@@ -1,7 +1,5 @@
 """Which recordings and texts of a batch belong together, block by block."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -9,51 +7,71 @@ from torch import Tensor
 BLOCK_ELEMENTS = 2**22
 
 
-@dataclass(frozen=True)
 class Positives:
     """The positive pairs of a batch.
 
     A pair is positive when it is the pair itself or when any of the ids is equal: identical reports
-    ("normal ECG") and recordings of one person are no negatives. The relation is mutual.
+    ("normal ECG") and recordings of one person are no negatives. The relation is mutual. The pairs
+    of a block are looked up in sorted ids, not searched among all pairs.
 
-    Attributes:
+    Args:
         total: Rows of the batch.
         ids: (batch,) int64 each; report ids, subject ids.
-        device: Where masks are built.
+        device: Where the pairs are needed.
     """
 
-    total: int
-    ids: tuple[Tensor, ...]
-    device: torch.device
-
-    def mask(self, rows: slice) -> Tensor:
-        """Return (rows, batch) bool, True for positives."""
-        own = torch.arange(self.total, device=self.device)
-        positive = own[rows, None] == own
-        for values in self.ids:
-            positive |= values[rows, None] == values
-        return positive
+    def __init__(self, total: int, ids: tuple[Tensor, ...], device: torch.device) -> None:
+        self.total = total
+        own = torch.arange(total, device=device)
+        self._groupings = [_Grouping(values.to(device)) for values in ids or (own,)]
 
     def counts(self, chunk_size: int) -> Tensor:
         """Return (batch,) how many positives each row has; at least one, itself."""
-        if not self.ids:
-            return torch.ones(self.total, dtype=torch.int64, device=self.device)
-        if len(self.ids) == 1:
-            _, group, size = self.ids[0].unique(return_inverse=True, return_counts=True)
-            return size[group]
-        # In place: small results in between would keep freed masks from being used again (N^2 B).
-        found = torch.empty(self.total, dtype=torch.int64, device=self.device)
+        if len(self._groupings) == 1:
+            return self._groupings[0].sizes
+        found = torch.empty_like(self._groupings[0].sizes)
         for rows in blocks(self.total, chunk_size):
-            found[rows] = self.mask(rows).sum(1)
+            first, _ = self.pairs(rows)
+            found[rows] = first.bincount(minlength=rows.stop - rows.start)
         return found
 
     def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Return the positions of positives as (row within the block, column), few of many."""
-        if not self.ids:
-            own = torch.arange(self.total, device=self.device)[rows]
-            return own - own[0], own
-        first, second = self.mask(rows).nonzero(as_tuple=True)
-        return first, second
+        """Return the positions of positives as (row within the block, column), each pair once."""
+        found: list[tuple[Tensor, Tensor]] = []
+        for number, grouping in enumerate(self._groupings):
+            first, second = grouping.pairs(rows)
+            for earlier in self._groupings[:number]:
+                new = ~earlier.together(rows.start + first, second)
+                first, second = first[new], second[new]
+            found.append((first, second))
+        firsts, seconds = zip(*found)
+        return torch.cat(firsts), torch.cat(seconds)
+
+
+class _Grouping:
+    """Rows with equal ids, found by sorting.
+
+    Attributes:
+        sizes: (batch,) how many rows have a row's id.
+    """
+
+    def __init__(self, ids: Tensor) -> None:
+        _, self._group, size = ids.unique(return_inverse=True, return_counts=True)
+        self._members = self._group.argsort(stable=True)
+        self._start = (size.cumsum(0) - size)[self._group]
+        self.sizes = size[self._group]
+
+    def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return (row within the block, column) of all rows with equal ids."""
+        sizes = self.sizes[rows]
+        first = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+        before = (sizes.cumsum(0) - sizes)[first]  # pairs of the rows before
+        within = torch.arange(len(first), device=sizes.device) - before
+        return first, self._members[self._start[rows][first] + within]
+
+    def together(self, first: Tensor, second: Tensor) -> Tensor:
+        """Tell for pairs of rows whether their ids are equal."""
+        return self._group[first] == self._group[second]
 
 
 def blocks(total: int, chunk_size: int) -> list[slice]:

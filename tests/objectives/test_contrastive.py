@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fm_med.objectives import contrastive_loss, cosine_loss, siglip_loss
+from fm_med.objectives import contrastive, contrastive_loss, cosine_loss, siglip_loss
+from fm_med.objectives.positives import Positives
 
 
 def embeddings(total, dim, seed, dtype=torch.float64):
@@ -70,6 +71,60 @@ def test_blocks_equal_the_definition(total, dim, seed, chunk_size, reports, subj
             results.append([value, signal.grad, text.grad, scale.grad, bias.grad])
         for ours, theirs in zip(*results):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 10_000])
+@pytest.mark.parametrize("scale", [30.0, 41.0, 1000.0])
+def test_blocks_kept_or_computed_again_give_the_same(monkeypatch, kept, scale):
+    """Logits up to 40 are added as exponentials, larger ones by their logarithms."""
+    monkeypatch.setattr(contrastive, "KEPT_ELEMENTS", kept)
+    results = []
+    for definition in (True, False):
+        signal, text = embeddings(9, 4, 3)
+        leaves = [signal, text, torch.tensor(scale, dtype=torch.float64, requires_grad=True)]
+        if definition:
+            value = contrastive_by_definition(*leaves, torch.eye(9, dtype=torch.bool))
+        else:
+            value = contrastive_loss(signal, text, logit_scale=leaves[2], chunk_size=2)
+        first = torch.autograd.grad(value, leaves, retain_graph=True)
+        again = torch.autograd.grad(value, leaves)
+        torch.testing.assert_close(first, again, rtol=0, atol=0)
+        results.append([value, *first])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+def test_single_precision_survives_far_similarities():
+    """Logits from -100 to 100: their exponentials have no place in float32."""
+    signal = torch.eye(3)[[0, 0, 1]]
+    text = torch.stack([-signal[0], signal[0], signal[2]])
+    double = [x.double() for x in (signal, text, torch.tensor(100.0))]
+    expected = contrastive_by_definition(*double, torch.eye(3, dtype=torch.bool))
+    value = contrastive_loss(signal, text, logit_scale=torch.tensor(100.0))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    nothing = contrastive_loss(signal * torch.nan, text, logit_scale=torch.tensor(10.0))
+    assert nothing.isnan()
+
+
+@given(
+    total=st.integers(1, 20),
+    seed=st.integers(0, 10**6),
+    kinds=st.lists(st.integers(1, 20), max_size=3),
+    chunk_size=st.integers(1, 25),
+)
+@settings(max_examples=60, deadline=None)
+def test_pairs_of_blocks_are_those_with_an_equal_id(total, seed, kinds, chunk_size):
+    generator = torch.Generator().manual_seed(seed)
+    ids = tuple(torch.randint(most, (total,), generator=generator) for most in kinds)
+    together = torch.eye(total, dtype=torch.int64)
+    for values in ids:
+        together |= (values[:, None] == values).long()
+    positives = Positives(total, ids, torch.device("cpu"))
+    found = torch.zeros_like(together)
+    for start in range(0, total, chunk_size):
+        first, second = positives.pairs(slice(start, min(start + chunk_size, total)))
+        found.index_put_((first + start, second), torch.tensor(1), accumulate=True)
+    assert torch.equal(found, together)
+    assert torch.equal(positives.counts(chunk_size), together.sum(1))
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 64])
