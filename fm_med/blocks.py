@@ -182,7 +182,7 @@ class GroupLayerNorm(nn.Module):
         """Normalise each token by its own mean and variance."""
         shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
         normal = functional.layer_norm(x, x.shape[-1:])
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+        return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape))
 
 
 class GroupTransformerBlock(nn.Module):

@@ -101,9 +101,11 @@ class Cohort:
         return self.splits[split]
 
     def _require(self, split: str, name: str) -> None:
-        names = self._split(split).column_names
-        if name not in names:
-            raise InputError(f"{self.path} has no column {name!r}; it has {', '.join(names)}")
+        schema = self._split(split).schema
+        if schema.get_field_index(name) < 0:  # or there are two of it
+            raise InputError(
+                f"{self.path} has no column {name!r}; it has {', '.join(schema.names)}"
+            )
 
 
 def open_cohort(path: str | os.PathLike[str]) -> Cohort:

@@ -24,6 +24,7 @@ from fm_med.blocks import (
     split_heads,
 )
 from fm_med.ecg.inputs import check_signal, silence_absent_leads
+from fm_med.ecg.lead_stem import PatchStem, ResidualStage
 
 
 @strict
@@ -74,47 +75,6 @@ class DualAttentionConfig(PreTrainedConfig):
             raise ValueError(f"{len(self.strides)} strides but {len(self.widths)} widths")
         if self.patch_samples < self.strides[0]:
             raise ValueError("patch_samples must be at least strides[0], or samples are skipped")
-
-
-class PatchStem(nn.Module):
-    """Overlapping patches of one lead's samples, each mapped to a token; voltage is kept as it is.
-
-    Shape:
-        - signal: (rows, samples) mV -> (rows, width, 1, samples // stride), channels last.
-    """
-
-    def __init__(self, width: int, *, patch_samples: int, stride: int) -> None:
-        super().__init__()
-        self.patch_samples = patch_samples
-        self.stride = stride
-        self.proj = nn.Linear(patch_samples, width)
-
-    def forward(self, signal: Tensor) -> Tensor:
-        """Centre each patch on its `stride` samples."""
-        surplus = self.patch_samples - self.stride
-        padded = functional.pad(signal, (surplus // 2, surplus - surplus // 2))
-        tokens = functional.gelu(self.proj(padded.unfold(-1, self.patch_samples, self.stride)))
-        return tokens.transpose(1, 2).unsqueeze(2)
-
-
-class ResidualStage(nn.Module):
-    """Downsample in time, then refine; rows (one lead of one record each) stay apart.
-
-    Shape:
-        - x: (rows, inputs, 1, steps) -> (rows, outputs, 1, steps // stride).
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int, kernel_size: int) -> None:
-        super().__init__()
-        # Convolutions are 2-D of height 1 because only those run channels-last, twice as fast here.
-        self.down = nn.Conv2d(inputs, outputs, (1, stride), stride=(1, stride))
-        self.norm = nn.GroupNorm(4, outputs)
-        self.conv = nn.Conv2d(outputs, outputs, (1, kernel_size), padding=(0, kernel_size // 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the voltage on the residual stream: only the branch is normalised."""
-        x = functional.gelu(self.down(x))
-        return x + functional.gelu(self.conv(self.norm(x)))
 
 
 class CrossLeadBlock(nn.Module):

@@ -1,5 +1,6 @@
 """From stored integers to millivolt, recording by recording while it is in the cache."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ def write_millivolt(
     The values are `codes * gain` in float32, bit for bit, and zero in absent leads.
 
     Args:
-        codes: Recordings (12, samples) int16, one after the other.
+        codes: Recordings (12 * samples,) int16, lead after lead.
         gain: (batch, 12) float32, millivolt per unit.
         lead_mask: (batch, 12) bool.
         out: (batch, 12, samples) float32.
@@ -21,10 +22,14 @@ def write_millivolt(
     # NumPy multiplies int16 by float32 in small pieces that it converts first. To convert a whole
     # recording and then scale it where it lies is faster, more so by one factor for all leads.
     factor = gain.max(1, initial=0.0)
-    uniform = set(np.flatnonzero(((gain == factor[:, None]) | ~lead_mask).all(1)).tolist())
-    incomplete = set(np.flatnonzero(~lead_mask.all(1)).tolist())
-    for row, (units, place) in enumerate(zip(codes, out)):
-        place[...] = units
-        np.multiply(place, factor[row] if row in uniform else gain[row, :, None], out=place)
-        if row in incomplete:
-            place[~lead_mask[row]] = 0.0
+    uniform = ((gain == factor[:, None]) | ~lead_mask).all(1).tolist()
+    complete = lead_mask.all(1).tolist()
+    flats = out.reshape(len(out), math.prod(out.shape[1:]))
+    for row, (units, flat) in enumerate(zip(codes, flats)):
+        flat[...] = units
+        if uniform[row]:
+            np.multiply(flat, factor[row], out=flat)
+        else:
+            out[row] *= gain[row, :, None]
+        if not complete[row]:
+            out[row, ~lead_mask[row]] = 0.0

@@ -69,7 +69,7 @@ class StoredFacts:
             lead_mask=self.lead_mask[rows],
             samples=samples,
             missing_samples=self.missing_samples[rows],
-            codes=[part.view(_CODE).reshape(len(LEADS), -1) for part in signal],
+            codes=[part.view(_CODE) for part in signal],
         )
 
 
@@ -78,8 +78,8 @@ class StoredSignals(StoredFacts):
     """A batch of stored recordings; millivolt = code * gain where the code is not `MISSING`.
 
     Attributes:
-        codes: (batch) recordings (12, its own samples) int16, where they lie: most often memory
-            that can only be read, such as a file.
+        codes: (batch) recordings (12 * its own samples,) int16, lead after lead, where they lie:
+            most often memory that can only be read, such as a file.
     """
 
     codes: Sequence[np.ndarray]
@@ -91,7 +91,7 @@ class StoredSignals(StoredFacts):
         signal = np.empty((len(self.codes), len(LEADS), longest), np.int16)
         for row, (codes, place) in enumerate(zip(self.codes, signal)):
             length = self.samples[row]
-            place[:, :length] = codes
+            place[:, :length] = codes.reshape(len(LEADS), -1)
             place[:, length:] = MISSING
         return signal
 

@@ -34,7 +34,7 @@ def stored(recordings, gain=0.001):
     mask = np.stack([one.lead_mask for one in recordings])
     missing = [int((one[there] == MISSING).sum()) for one, there in zip(codes, mask)]
     return StoredSignals(
-        codes=codes,
+        codes=[one.reshape(-1) for one in codes],
         missing_samples=np.array(missing, np.int32),
         gain=np.where(mask, gain, 0).astype(np.float32),
         sampling_rate=np.array([one.sampling_rate for one in recordings], np.float32),
@@ -278,7 +278,7 @@ def test_recordings_that_only_need_a_factor_take_a_short_cut(monkeypatch, settin
     if gain == "per lead":
         batch.gain = batch.gain * np.linspace(0.5, 2.0, 12, dtype=np.float32)
     gap = stored([recording(100, seed=2)])
-    gap.codes[0][4, 100:150] = MISSING
+    gap.codes[0].reshape(12, -1)[4, 100:150] = MISSING
     gap.missing_samples[:] = 50
     processor = EcgProcessor(high_pass=None, low_pass=None, **settings_)
     taken = []
