@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,11 +41,11 @@ from fm_med.sources.shards import (
     is_done,
     source_key,
 )
-from fm_med.sources.workers import worker_pool
+from fm_med.sources.workers import each_done
 
 __all__ = ["FILE_COLUMN", "convert_recordings"]
 
-FEW_ROWS = 2000  # below this, starting processes takes longer than reading
+FEW_ROWS = 1000  # which are read in the time that another process takes to start
 
 
 def convert_recordings(
@@ -203,22 +202,8 @@ def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
     total = sum(piece.rows.num_rows for piece in pieces)
     left = sum(piece.rows.num_rows for piece in missing)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if left >= FEW_ROWS else 1
-    workers = min(workers, len(missing))
+        workers = min(len(os.sched_getaffinity(0)), 1 + left // FEW_ROWS)
     # disable=None: silent when standard error is not a terminal
     with tqdm(total=total, initial=total - left, unit="rec", disable=None) as bar:
-        for done in _each_done(missing, workers):
+        for done in each_done(convert_piece, missing, workers):
             bar.update(done)
-
-
-def _each_done(pieces: list[Piece], workers: int) -> Iterator[int]:
-    """Convert pieces, in this process or in several, and yield the rows of each when it is done."""
-    if workers <= 1:
-        yield from map(convert_piece, pieces)
-        return
-    pool = worker_pool(workers)
-    try:
-        for future in as_completed([pool.submit(convert_piece, piece) for piece in pieces]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
