@@ -9,6 +9,7 @@ machines each converts one shard of the recordings (`fm_med.sources.shards`).
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from fm_med.cohort import ROWS_PER_SHARD, CohortCard
 from fm_med.cohort.checking import subject_problems
 from fm_med.cohort.tables import DATA_FOLDER, content_hash, in_split_order
-from fm_med.cohort.writing import free_destination, hidden_folder, shard_path
+from fm_med.cohort.writing import ROWS_PER_BATCH, free_destination, hidden_folder, shard_path
 from fm_med.ecg.storage import SIGNAL_SCHEMA
 from fm_med.errors import InputError
 from fm_med.sources.pieces import (
@@ -45,6 +46,7 @@ from fm_med.sources.workers import each_done
 
 __all__ = ["FILE_COLUMN", "convert_recordings"]
 
+PIECES = 16  # at least, unless they would have less than a batch
 FEW_ROWS = 1000  # which are read in the time that another process takes to start
 
 
@@ -55,7 +57,7 @@ def convert_recordings(
     *,
     options: str,
     workers: int | None = None,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int | None = None,
     shard: str | None = None,
     read: Reader = read_files,
     drop_duplicates: bool = False,
@@ -76,7 +78,8 @@ def convert_recordings(
         options: Everything that decides the result besides `rows`; a killed run is continued only
             if both are the same.
         workers: Processes; None for one per core.
-        rows_per_shard: Recordings in one piece.
+        rows_per_shard: Recordings in one piece; None for 4096, or fewer where that would leave
+            some processes without a piece.
         shard: "2/8" converts the second of eight equal shares of the recordings, to be merged by
             `fm_med.sources.shards.merge_parts`.
         read: Reads recordings where `FILE_COLUMN` does not name files; it is given at most 256
@@ -113,6 +116,7 @@ def convert_recordings(
             rows_per_shard=rows_per_shard,
             read=read,
         )
+    rows_per_shard = rows_per_shard or _rows_per_shard(splits)
     work = _work_folder(target, rows, f"{options} {rows_per_shard}")
     note = _convert_splits(splits, work, workers, rows_per_shard, read)
     try:
@@ -133,7 +137,7 @@ def _convert_part(
     card: CohortCard,
     options: str,
     workers: int | None,
-    rows_per_shard: int,
+    rows_per_shard: int | None,
     read: Reader,
 ) -> Path:
     """Convert one share of the rows to a part beside the target."""
@@ -142,11 +146,22 @@ def _convert_part(
     folder = shard.folder(target)
     if is_done(folder, source):
         return folder
+    rows_per_shard = rows_per_shard or _rows_per_shard(mine)
     work = _work_folder(free_destination(folder), rows, f"{options} {rows_per_shard}")
     note = _convert_splits(mine, work, workers, rows_per_shard, read)
     finish_part(work / "cohort", folder, PartNote(str(shard), source, card, note))
     shutil.rmtree(work)
     return folder
+
+
+def _rows_per_shard(splits: dict[str, pa.Table]) -> int:
+    """Return how many recordings a piece has: of few recordings, so few that all cores have some.
+
+    Not a matter of the cores, because a run may be continued on another machine.
+    """
+    total = sum(rows.num_rows for rows in splits.values())
+    batches = math.ceil(total / (PIECES * ROWS_PER_BATCH))
+    return min(ROWS_PER_SHARD, max(1, batches) * ROWS_PER_BATCH)
 
 
 def _convert_splits(

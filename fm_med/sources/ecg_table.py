@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fm_med.cohort import COLUMN_MEANINGS, ROWS_PER_SHARD, CohortCard
+from fm_med.cohort import COLUMN_MEANINGS, CohortCard
 from fm_med.cohort.writing import free_destination
 from fm_med.ecg.leads import LEADS
 from fm_med.errors import InputError
@@ -81,7 +81,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     encoding: str = "utf-8",
     workers: int | None = None,
     allow_duplicates: bool = False,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int | None = None,
     shard: str | None = None,
 ) -> Path:
     """Convert a table and the recordings that it names.
@@ -110,7 +110,8 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         encoding: Of the CSV.
         workers: Processes; None for one per core.
         allow_duplicates: Proceed although equal recordings are in two splits.
-        rows_per_shard: Recordings per file and per step of a resumed conversion.
+        rows_per_shard: Recordings per file and per step of a resumed conversion; see
+            `convert_recordings`.
         shard: "2/8" for one share of the recordings; see `convert_recordings`.
 
     Returns:
