@@ -89,6 +89,11 @@ def card_problems(card: CohortCard) -> list[str]:
     return problems
 
 
+def checked_columns(card: CohortCard) -> set[str]:
+    """Return the columns that `row_problems` and `duplicate_problems` look at, there or not."""
+    return {*_needed_columns(card), "sampling_rate", *HASH_COLUMNS}
+
+
 def _needed_columns(card: CohortCard) -> list[str]:
     labels = [label for labels in card.label_sets.values() for label in labels]
     follow_up = [name for name in (card.time, card.event) if name]
