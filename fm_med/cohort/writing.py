@@ -152,8 +152,9 @@ class ShardWriter:
         for start in range(0, count, ROWS_PER_BATCH):
             rows = min(ROWS_PER_BATCH, count - start)
             self._writer.write_batch(waiting.slice(start, rows).combine_chunks().to_batches()[0])
-        self._waiting = [waiting.slice(count)]
         self._waiting_rows -= count
+        # a slice without rows would hold the memory of those that are written
+        self._waiting = [waiting.slice(count)] if self._waiting_rows else []
 
 
 def free_destination(destination: str | os.PathLike[str]) -> Path:

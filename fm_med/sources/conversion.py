@@ -97,6 +97,7 @@ def convert_recordings(
             be read.
     """
     target = free_destination(destination)
+    pa.default_memory_pool().release_unused()  # what reading the table took
     splits = {
         name: rows.filter(pc.equal(rows.column("split"), name))
         for name in in_split_order(pc.unique(rows.column("split")).to_pylist())
