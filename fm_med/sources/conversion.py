@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from fm_med.cohort import ROWS_PER_SHARD, CohortCard
 from fm_med.cohort.checking import subject_problems
@@ -214,6 +213,8 @@ def _cut(
 
 def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
     """Convert the pieces that are not done, with a progress bar when there is a terminal."""
+    from tqdm import tqdm  # not needed by a process that imports this module to read recordings
+
     missing = [piece for piece in pieces if not piece.note.exists()]
     total = sum(piece.rows.num_rows for piece in pieces)
     left = sum(piece.rows.num_rows for piece in missing)
