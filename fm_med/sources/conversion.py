@@ -41,7 +41,7 @@ from fm_med.sources.shards import (
     is_done,
     source_key,
 )
-from fm_med.sources.workers import each_done
+from fm_med.sources.workers import cores, each_done
 
 __all__ = ["FILE_COLUMN", "convert_recordings"]
 
@@ -63,8 +63,9 @@ def convert_recordings(
 ) -> Path:
     """Read the recording of every row and write the cohort.
 
-    The rows are held in memory (about 1 kB each), signals are not: each process holds at most 256
-    recordings. A record that cannot be read is left out and listed in ``skipped.csv``.
+    The rows are held in memory (their text and about 0.4 kB each at the peak), signals are not:
+    each process holds at most 256 recordings. A record that cannot be read is left out and listed
+    in ``skipped.csv``.
 
     A killed run is continued if `rows` and `options` are the same. It does not look into the
     recordings: if one was edited in between, remove the hidden folder beside the destination.
@@ -76,7 +77,7 @@ def convert_recordings(
         card: The card; a sampling rate of 0 is replaced by the one that all recordings share.
         options: Everything that decides the result besides `rows`; a killed run is continued only
             if both are the same.
-        workers: Processes; None for one per core.
+        workers: Processes, this one included; None for one per core, or fewer for few recordings.
         rows_per_shard: Recordings in one piece; None for 4096, or fewer where that would leave
             some processes without a piece.
         shard: "2/8" converts the second of eight equal shares of the recordings, to be merged by
@@ -219,7 +220,7 @@ def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
     total = sum(piece.rows.num_rows for piece in pieces)
     left = sum(piece.rows.num_rows for piece in missing)
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)), 1 + left // FEW_ROWS)
+        workers = min(cores(), 1 + left // FEW_ROWS)
     # disable=None: silent when standard error is not a terminal
     with tqdm(total=total, initial=total - left, unit="rec", disable=None) as bar:
         for done in each_done(convert_piece, missing, workers):

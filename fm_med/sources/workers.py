@@ -17,6 +17,13 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """Return how many cores this process may use; where that is not told, as on macOS, all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Return a pool of processes whose workers do not outlive the process that made it."""
     context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads

@@ -147,7 +147,7 @@ def test_few_recordings_make_small_shards(recordings, shards, largest, tmp_path,
 def test_more_recordings_more_processes(recordings, workers, processes, monkeypatch, tmp_path):
     """Unless it is said how many."""
     seen = []
-    monkeypatch.setattr(conversion.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(conversion, "cores", lambda: 6)
     monkeypatch.setattr(
         conversion, "each_done", lambda work, tasks, count: seen.append(count) or ()
     )

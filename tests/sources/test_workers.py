@@ -8,7 +8,15 @@ from functools import partial
 import pytest
 from shared_tasks import arrow_without_pandas, double, fail_elsewhere, meet, note_start
 
-from fm_med.sources.workers import each_done, worker_pool
+from fm_med.sources.workers import cores, each_done, worker_pool
+
+
+def test_cores_where_the_system_tells_and_where_not(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 8
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 9])
