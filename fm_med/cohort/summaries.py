@@ -60,7 +60,7 @@ def _summarise(paths: list[Path]) -> Summary:
     rows, subjects = 0, []
     for batch in _each_batch(paths, [SUBJECT]):
         rows += batch.num_rows
-        if SUBJECT in batch.schema.names:
+        if batch.schema.get_field_index(SUBJECT) >= 0:  # there, and not twice
             subjects.append(batch.column(SUBJECT).unique())
     with pa.OSFile(str(paths[0])) as file:
         names = pa.ipc.open_file(file).schema.names
