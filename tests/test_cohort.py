@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm_med.cohort import CohortCard, CohortWriter, check_cohort, describe_cohort, open_cohort
-from fm_med.cohort.summaries import read_summaries, summary
+from fm_med.cohort import (
+    CohortCard,
+    CohortWriter,
+    check_cohort,
+    describe_cohort,
+    open_cohort,
+    writing,
+)
+from fm_med.cohort.checking import subject_problems
+from fm_med.cohort.summaries import read_columns, read_summaries, summary
 from fm_med.cohort.tables import BytesColumn, content_hash, open_shards
 from fm_med.errors import InputError
 
@@ -229,6 +238,66 @@ def test_summaries_are_those_of_the_tables(tmp_path):
         plain = summary(table)
         assert read[split][:2] == plain[:2] == (table.column_names, len(rows[split]))
         assert set(read[split].subjects.to_pylist()) == set(plain.subjects.to_pylist())
+
+
+def test_columns_are_those_of_the_tables_in_memory_of_their_own(tmp_path):
+    train = [row(n, signal=bytes(4000)) for n in range(600)]
+    rows = {"train": train, "test": [row(n) for n in range(600, 610)]}
+    folder = write(tmp_path / "cohort", rows, rows_per_shard=300)
+    before = pa.total_allocated_bytes()
+    read = read_columns(folder, {"scp_codes", "record_id", "MI", "not there"})
+    assert pa.total_allocated_bytes() - before < 200_000  # of 2.4 MB
+    tables = open_shards(folder)
+    wanted = ["record_id", "scp_codes", "MI"]
+    assert list(read) == list(tables)
+    assert all(read[split].equals(table.select(wanted)) for split, table in tables.items())
+    for path in (folder / "data").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+    assert read["train"].column("record_id")[599].as_py() == "r599"
+
+
+def test_a_finished_cohort_is_checked_without_memory_map(tmp_path, monkeypatch):
+    """Pages of mapped files would count as memory of the process, more with every row."""
+    checked = []
+
+    def check(card, tables):
+        assert ".arrow" not in Path("/proc/self/maps").read_text()
+        checked.append({split: table.column_names for split, table in tables.items()})
+        return []
+
+    monkeypatch.setattr(writing, "row_problems", check)
+    write(tmp_path / "cohort", two_splits())
+    columns = "subject_id record_id split sampling_rate signal_hash MI time event".split()
+    assert checked == [{"train": columns, "test": columns}]
+
+
+def test_what_is_written_is_not_held(tmp_path):
+    schema = pa.schema([("number", pa.int64())])
+    shard = writing.ShardWriter(tmp_path / "one.arrow", schema)
+    table = pa.table({"number": pa.array(range(writing.ROWS_PER_BATCH))})
+    before = pa.total_allocated_bytes()
+    shard.write(table)
+    del table
+    assert pa.total_allocated_bytes() < before
+    shard.close()
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", None]), max_size=5), max_size=4))
+def test_subjects_in_two_splits_are_named_in_their_order(splits):
+    """By definition: those that two splits have, as the splits name them."""
+    there = {f"split{n}": pa.chunked_array([ids], pa.string()) for n, ids in enumerate(splits)}
+    named = {}
+    for split, ids in zip(there, splits):
+        for subject in dict.fromkeys(ids):
+            named.setdefault(subject, []).append(split)
+    leaking = [f"{who} ({', '.join(where)})" for who, where in named.items() if len(where) > 1]
+    problems = subject_problems(there)
+    assert bool(problems) == bool(leaking)
+    for problem in problems:
+        assert problem == (
+            f"{len(leaking)} subject(s) are in more than one split: {', '.join(leaking)}"
+        )
 
 
 def test_subject_in_two_splits_is_refused(tmp_path):

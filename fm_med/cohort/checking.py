@@ -89,6 +89,11 @@ def card_problems(card: CohortCard) -> list[str]:
     return problems
 
 
+def checked_columns(card: CohortCard) -> set[str]:
+    """Return the columns that `row_problems` and `duplicate_problems` look at, there or not."""
+    return {*_needed_columns(card), "sampling_rate", *HASH_COLUMNS}
+
+
 def _needed_columns(card: CohortCard) -> list[str]:
     labels = [label for labels in card.label_sets.values() for label in labels]
     follow_up = [name for name in (card.time, card.event) if name]
@@ -101,17 +106,25 @@ def subject_problems(subjects: Mapping[str, pa.ChunkedArray]) -> list[str]:
     Args:
         subjects: Split -> ids of its rows' subjects.
     """
-    splits = defaultdict(list)
-    for split, ids in subjects.items():
-        for subject in pc.unique(ids).to_pylist():
-            splits[subject].append(split)
-    leaking = {subject: where for subject, where in splits.items() if len(where) > 1}
-    if not leaking:
+    people = {split: pc.unique(ids).cast(pa.string()) for split, ids in subjects.items()}
+    every = pa.chunked_array(list(people.values()), pa.string())
+    if pc.count_distinct(every, mode="all").as_py() == len(every):
         return []
+    repeated = _repeated(every)
+    leaking = defaultdict(list)
+    for split, ids in people.items():
+        for subject in ids.filter(pc.is_in(ids, value_set=repeated)).to_pylist():
+            leaking[subject].append(split)
     named = (
         f"{subject} ({', '.join(in_split_order(where))})" for subject, where in leaking.items()
     )
     return [f"{len(leaking)} subject(s) are in more than one split: {first_of(named)}"]
+
+
+def _repeated(values: pa.ChunkedArray) -> pa.Array:
+    """Return what is there more than once, in the order in which it is seen first."""
+    counts = pc.value_counts(values)
+    return counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
 
 
 def row_problems(card: CohortCard, tables: dict[str, pa.Table]) -> list[str]:
@@ -162,10 +175,9 @@ def _identity_problems(tables: dict[str, pa.Table]) -> list[str]:
         [chunk for table in tables.values() for chunk in table.column("record_id").chunks],
         pa.string(),
     )
-    counts = pc.value_counts(records.drop_null())
-    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
-    if repeated:
-        problems.append(f"record ids are used more than once: {first_of(repeated)}")
+    repeated = _repeated(records.drop_null())
+    if len(repeated):
+        problems.append(f"record ids are used more than once: {first_of(repeated.to_pylist())}")
     for split, table in tables.items():
         named = pc.unique(table.column("split")).to_pylist()
         if named != [split]:

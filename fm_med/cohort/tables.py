@@ -212,6 +212,7 @@ def content_hash(batches: Mapping[str, Iterable[pa.RecordBatch]]) -> str:
                         repr(sorted(field.metadata.items())).encode()
                     )
                 _feed(streams, f"{field.name} {field.type} ", column)
+            del batch, column  # or two batches would be held while the next one is read
         total.update(f"{split} {rows}\n".encode())
         for part in sorted(streams):
             total.update(f"{part} {streams[part].hexdigest()}\n".encode())

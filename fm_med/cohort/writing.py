@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 from fm_med.cohort.card import COLUMN_MEANINGS, CohortCard, write_card
 from fm_med.cohort.checking import (
     REQUIRED_COLUMNS,
+    checked_columns,
     duplicate_problems,
     quick_problems,
     row_problems,
 )
 from fm_med.cohort.reading import SKIPPED_FILE
-from fm_med.cohort.summaries import summary
+from fm_med.cohort.summaries import Summary, read_columns, read_summaries
 from fm_med.cohort.tables import (
     DATA_FOLDER,
     content_hash,
-    open_shards,
     read_batches,
 )
 from fm_med.errors import InputError
@@ -152,8 +152,9 @@ class ShardWriter:
         for start in range(0, count, ROWS_PER_BATCH):
             rows = min(ROWS_PER_BATCH, count - start)
             self._writer.write_batch(waiting.slice(start, rows).combine_chunks().to_batches()[0])
-        self._waiting = [waiting.slice(count)]
         self._waiting_rows -= count
+        # a slice without rows would hold the memory of those that are written
+        self._waiting = [waiting.slice(count)] if self._waiting_rows else []
 
 
 def free_destination(destination: str | os.PathLike[str]) -> Path:
@@ -240,25 +241,23 @@ def finish_cohort(
         InputError: No row was written, or the rows break the contract.
     """
     skipped = list(skipped)
-    tables = _written_tables(folder, skipped)
-    columns = next(iter(tables.values())).column_names
+    splits = _written_splits(folder, skipped)
+    columns = next(iter(splits.values())).columns
     known = {name: COLUMN_MEANINGS[name] for name in columns if name in COLUMN_MEANINGS}
     for label_set, labels in card.label_sets.items():
         known |= {label: f"label of the set {label_set}; null when unknown" for label in labels}
     card = replace(
         card,
         columns=known | card.columns,
-        recordings={split: table.num_rows for split, table in tables.items()},
-        subjects={split: _subjects(table) for split, table in tables.items()},
+        recordings={split: found.rows for split, found in splits.items()},
+        subjects={
+            split: pc.count_distinct(found.subjects).as_py() for split, found in splits.items()
+        },
     )
-    summaries = {split: summary(table) for split, table in tables.items()}
-    problems = quick_problems(card, summaries) or row_problems(card, tables)
-    if not problems and not card.allow_duplicates:
-        problems = duplicate_problems(tables)
-    if problems:
-        raise InputError(problems[0])
+    for problem in quick_problems(card, splits) or _value_problems(folder, card):
+        raise InputError(problem)
     card = replace(card, fingerprint=content_hash(read_batches(folder)))
-    _number_shards(folder, list(tables))
+    _number_shards(folder, list(splits))
     write_card(folder, card, columns)
     with (folder / SKIPPED_FILE).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("record_id", "reason"), *skipped])
@@ -266,15 +265,19 @@ def finish_cohort(
     folder.replace(destination)
 
 
-def _written_tables(folder: Path, skipped: list[tuple[str, str]]) -> dict[str, pa.Table]:
+def _value_problems(folder: Path, card: CohortCard) -> list[str]:
+    tables = read_columns(folder, checked_columns(card))
+    problems = row_problems(card, tables)
+    if not problems and not card.allow_duplicates:
+        problems = duplicate_problems(tables)
+    return problems
+
+
+def _written_splits(folder: Path, skipped: list[tuple[str, str]]) -> dict[str, Summary]:
     if not any((folder / DATA_FOLDER).glob("*.arrow")):
         reason = f", first {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"none of {len(skipped)} recordings could be used{reason}")
-    return open_shards(folder)
-
-
-def _subjects(table: pa.Table) -> int:
-    return pc.count_distinct(table.column("subject_id")).as_py()
+    return read_summaries(folder)
 
 
 def _number_shards(folder: Path, splits: list[str]) -> None:

@@ -102,13 +102,22 @@ def encode(recording: Recording) -> dict[str, Any]:
     The source's resolution is kept where it is known and its integers fit into 16 bits; otherwise
     the lead gets the finest resolution that fits its largest voltage.
     """
-    gain = _gains(recording)
+    largest = np.abs(recording.signal).max(axis=1)
+    missing_samples = 0
+    # The maximum of a lead with a NaN is NaN: recordings without gaps pay for nothing more.
+    if whole := not np.isnan(largest.sum()):
+        gain = _gains(recording, largest)
+    else:
+        # fmax skips NaN, which marks missing samples.
+        gain = _gains(recording, np.fmax.reduce(np.abs(recording.signal), axis=1))
     step = np.where(gain > 0, gain, 1).astype(np.float32)
-    units = np.rint(recording.signal / step[:, None])
-    missing = np.isnan(units)
-    # Counted, not copied: whoever reads the row looks for missing samples only where some are.
-    missing_samples = int(np.count_nonzero(missing, axis=1)[recording.lead_mask].sum())
-    units[missing] = MISSING
+    units = recording.signal / step[:, None]
+    np.rint(units, out=units)
+    if not whole:
+        missing = np.isnan(units)
+        # Counted, not copied: whoever reads the row looks for missing samples only where some are.
+        missing_samples = int(np.count_nonzero(missing, axis=1)[recording.lead_mask].sum())
+        units[missing] = MISSING
     codes = units.astype("<i2")
     rate = np.float32(recording.sampling_rate)
     signal = codes.tobytes()
@@ -123,12 +132,11 @@ def encode(recording: Recording) -> dict[str, Any]:
     }
 
 
-def _gains(recording: Recording) -> np.ndarray:
-    """Return (12,) float32 millivolt per unit, 0 for absent leads."""
+def _gains(recording: Recording, largest: np.ndarray) -> np.ndarray:
+    """Return (12,) float32 millivolt per unit, 0 for absent leads; `largest` (12,) in millivolt."""
     gain = np.zeros(len(LEADS), dtype=np.float32)
     present = np.flatnonzero(recording.lead_mask)
-    # fmax skips NaN, which marks missing samples.
-    largest = np.fmax.reduce(np.abs(recording.signal[present]), axis=1)
+    largest = largest[present]
     resolution = recording.resolution[present]
     fits = np.rint(largest / resolution) <= _LARGEST
     # nextafter: rounding of the quotient must never push the largest sample past 16 bits.

@@ -9,20 +9,19 @@ machines each converts one shard of the recordings (`fm_med.sources.shards`).
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from fm_med.cohort import ROWS_PER_SHARD, CohortCard
 from fm_med.cohort.checking import subject_problems
 from fm_med.cohort.tables import DATA_FOLDER, content_hash, in_split_order
-from fm_med.cohort.writing import free_destination, hidden_folder, shard_path
+from fm_med.cohort.writing import ROWS_PER_BATCH, free_destination, hidden_folder, shard_path
 from fm_med.ecg.storage import SIGNAL_SCHEMA
 from fm_med.errors import InputError
 from fm_med.sources.pieces import (
@@ -42,11 +41,12 @@ from fm_med.sources.shards import (
     is_done,
     source_key,
 )
-from fm_med.sources.workers import worker_pool
+from fm_med.sources.workers import cores, each_done
 
 __all__ = ["FILE_COLUMN", "convert_recordings"]
 
-FEW_ROWS = 2000  # below this, starting processes takes longer than reading
+PIECES = 16  # at least, unless they would have less than a batch
+FEW_ROWS = 1000  # which are read in the time that another process takes to start
 
 
 def convert_recordings(
@@ -56,15 +56,16 @@ def convert_recordings(
     *,
     options: str,
     workers: int | None = None,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int | None = None,
     shard: str | None = None,
     read: Reader = read_files,
     drop_duplicates: bool = False,
 ) -> Path:
     """Read the recording of every row and write the cohort.
 
-    The rows are held in memory (about 1 kB each), signals are not: each process holds at most 256
-    recordings. A record that cannot be read is left out and listed in ``skipped.csv``.
+    The rows are held in memory (their text and about 0.4 kB each at the peak), signals are not:
+    each process holds at most 256 recordings. A record that cannot be read is left out and listed
+    in ``skipped.csv``.
 
     A killed run is continued if `rows` and `options` are the same. It does not look into the
     recordings: if one was edited in between, remove the hidden folder beside the destination.
@@ -76,8 +77,9 @@ def convert_recordings(
         card: The card; a sampling rate of 0 is replaced by the one that all recordings share.
         options: Everything that decides the result besides `rows`; a killed run is continued only
             if both are the same.
-        workers: Processes; None for one per core.
-        rows_per_shard: Recordings in one piece.
+        workers: Processes, this one included; None for one per core, or fewer for few recordings.
+        rows_per_shard: Recordings in one piece; None for 4096, or fewer where that would leave
+            some processes without a piece.
         shard: "2/8" converts the second of eight equal shares of the recordings, to be merged by
             `fm_med.sources.shards.merge_parts`.
         read: Reads recordings where `FILE_COLUMN` does not name files; it is given at most 256
@@ -95,6 +97,7 @@ def convert_recordings(
             be read.
     """
     target = free_destination(destination)
+    pa.default_memory_pool().release_unused()  # what reading the table took
     splits = {
         name: rows.filter(pc.equal(rows.column("split"), name))
         for name in in_split_order(pc.unique(rows.column("split")).to_pylist())
@@ -114,6 +117,7 @@ def convert_recordings(
             rows_per_shard=rows_per_shard,
             read=read,
         )
+    rows_per_shard = rows_per_shard or _rows_per_shard(splits)
     work = _work_folder(target, rows, f"{options} {rows_per_shard}")
     note = _convert_splits(splits, work, workers, rows_per_shard, read)
     try:
@@ -134,7 +138,7 @@ def _convert_part(
     card: CohortCard,
     options: str,
     workers: int | None,
-    rows_per_shard: int,
+    rows_per_shard: int | None,
     read: Reader,
 ) -> Path:
     """Convert one share of the rows to a part beside the target."""
@@ -143,11 +147,22 @@ def _convert_part(
     folder = shard.folder(target)
     if is_done(folder, source):
         return folder
+    rows_per_shard = rows_per_shard or _rows_per_shard(mine)
     work = _work_folder(free_destination(folder), rows, f"{options} {rows_per_shard}")
     note = _convert_splits(mine, work, workers, rows_per_shard, read)
     finish_part(work / "cohort", folder, PartNote(str(shard), source, card, note))
     shutil.rmtree(work)
     return folder
+
+
+def _rows_per_shard(splits: dict[str, pa.Table]) -> int:
+    """Return how many recordings a piece has: of few recordings, so few that all cores have some.
+
+    Not a matter of the cores, because a run may be continued on another machine.
+    """
+    total = sum(rows.num_rows for rows in splits.values())
+    batches = math.ceil(total / (PIECES * ROWS_PER_BATCH))
+    return min(ROWS_PER_SHARD, max(1, batches) * ROWS_PER_BATCH)
 
 
 def _convert_splits(
@@ -199,26 +214,14 @@ def _cut(
 
 def _convert_pieces(pieces: list[Piece], workers: int | None) -> None:
     """Convert the pieces that are not done, with a progress bar when there is a terminal."""
+    from tqdm import tqdm  # not needed by a process that imports this module to read recordings
+
     missing = [piece for piece in pieces if not piece.note.exists()]
     total = sum(piece.rows.num_rows for piece in pieces)
     left = sum(piece.rows.num_rows for piece in missing)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if left >= FEW_ROWS else 1
-    workers = min(workers, len(missing))
+        workers = min(cores(), 1 + left // FEW_ROWS)
     # disable=None: silent when standard error is not a terminal
     with tqdm(total=total, initial=total - left, unit="rec", disable=None) as bar:
-        for done in _each_done(missing, workers):
+        for done in each_done(convert_piece, missing, workers):
             bar.update(done)
-
-
-def _each_done(pieces: list[Piece], workers: int) -> Iterator[int]:
-    """Convert pieces, in this process or in several, and yield the rows of each when it is done."""
-    if workers <= 1:
-        yield from map(convert_piece, pieces)
-        return
-    pool = worker_pool(workers)
-    try:
-        for future in as_completed([pool.submit(convert_piece, piece) for piece in pieces]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fm_med.cohort import COLUMN_MEANINGS, ROWS_PER_SHARD, CohortCard
+from fm_med.cohort import COLUMN_MEANINGS, CohortCard
 from fm_med.cohort.writing import free_destination
 from fm_med.ecg.leads import LEADS
 from fm_med.errors import InputError
@@ -34,6 +35,7 @@ SPLIT_NAMES = {
     "test": "test",
 }
 SEXES = {"f": "female", "female": "female", "w": "female", "m": "male", "male": "male"}
+_PORTION = 4096  # rows whose values are Python's at a time
 OLDEST = 130.0  # years; more is a code or a birth year
 
 
@@ -81,7 +83,7 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     encoding: str = "utf-8",
     workers: int | None = None,
     allow_duplicates: bool = False,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int | None = None,
     shard: str | None = None,
 ) -> Path:
     """Convert a table and the recordings that it names.
@@ -110,7 +112,8 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
         encoding: Of the CSV.
         workers: Processes; None for one per core.
         allow_duplicates: Proceed although equal recordings are in two splits.
-        rows_per_shard: Recordings per file and per step of a resumed conversion.
+        rows_per_shard: Recordings per file and per step of a resumed conversion; see
+            `convert_recordings`.
         shard: "2/8" for one share of the recordings; see `convert_recordings`.
 
     Returns:
@@ -127,9 +130,9 @@ def make_ecg_table(  # noqa: PLR0913 (one keyword per column of the user's table
     _check_follow_up(columns, follow_up_unit)
     source = read_table(table, columns.names(), delimiter=delimiter, encoding=encoding)
     rows = _rows(source, columns)
-    people = rows["subject_id"].to_pylist()
-    rows["split"] = _given(source, split) if split else draw_splits(people, fractions, seed)
-    rows[FILE_COLUMN] = [str(Path(records) / name) for name in rows["record_id"].to_pylist()]
+    people = rows["subject_id"]
+    rows["split"] = _given(source, split) if split else drawn_splits(people, fractions, seed)
+    rows[FILE_COLUMN] = _files(Path(records), rows["record_id"])
     card = CohortCard(
         name=Path(table).stem,
         modality="ecg",
@@ -182,6 +185,15 @@ def _record_ids(source: pa.Table, path: str) -> pa.ChunkedArray:
     return column
 
 
+def _files(records: Path, names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the paths of recordings, made in portions: Python's strings take much memory."""
+    portions = (names.slice(row, _PORTION) for row in range(0, len(names), _PORTION))
+    return pa.chunked_array(
+        [[str(records / name) for name in portion.to_pylist()] for portion in portions],
+        pa.string(),
+    )
+
+
 def _described(source: pa.Table, columns: Columns) -> dict[str, Any]:
     """Return report, age and sex where the table has them."""
     found: dict[str, Any] = {}
@@ -232,6 +244,13 @@ def _given(source: pa.Table, name: str) -> pa.Array:
 def draw_splits(
     subjects: Sequence[str], fractions: tuple[float, float, float], seed: int
 ) -> list[str]:
+    """Return `drawn_splits` of ids in a list."""
+    return drawn_splits(pa.array([str(who) for who in subjects]), fractions, seed).to_pylist()
+
+
+def drawn_splits(
+    subjects: pa.Array | pa.ChunkedArray, fractions: tuple[float, float, float], seed: int
+) -> pa.Array:
     """Return the split of each row, the same for all rows of a person.
 
     A hash of seed and id, as a number in [0, 1), is compared with the cumulated fractions.
@@ -249,17 +268,19 @@ def draw_splits(
     names = ("train", "validation", "test")
     wanted = [name for name, share in zip(names, fractions) if share > 0]
     ends = np.cumsum([share for share in fractions if share > 0])[:-1]
-    split_of = {
-        person: wanted[int(np.searchsorted(ends, _uniform(person, seed), side="right"))]
-        for person in set(subjects)
-    }
-    for name in wanted:
-        if name not in split_of.values():
+    people = pc.unique(subjects)
+    # one by one: a list of all ids would take many times their memory
+    uniform = np.fromiter((_uniform(person.as_py(), seed) for person in people), float, len(people))
+    places = np.searchsorted(ends, uniform, side="right").astype(np.int8)
+    for place, name in enumerate(wanted):
+        if place not in places:
             raise InputError(
-                f"no person falls into the split {name!r} ({len(split_of)} people, seed {seed});"
+                f"no person falls into the split {name!r} ({len(people)} people, seed {seed});"
                 " use another seed, other fractions or a split column"
             )
-    return [split_of[person] for person in subjects]
+    rows = pc.index_in(subjects, value_set=people).to_numpy(zero_copy_only=False)
+    drawn = pa.DictionaryArray.from_arrays(places[rows], pa.array(wanted))
+    return drawn.dictionary_decode()
 
 
 def _uniform(person: str, seed: int) -> float:

@@ -63,6 +63,7 @@ def convert_piece(piece: Piece) -> int:
             table = _read_batch(rows, piece.read, skipped)
             rates.update(pc.unique(table.column("sampling_rate")).to_pylist())
             shard.write(table.select(piece.schema.names).cast(piece.schema))
+            del table  # or two batches would be held while the next one is read
         shard.close()
     if not shard.rows:
         piece.shard.unlink()

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fm_med.cohort import ROWS_PER_SHARD, CohortCard
+from fm_med.cohort import CohortCard
 from fm_med.cohort.writing import free_destination
 from fm_med.ecg.leads import LEADS
 from fm_med.errors import InputError
@@ -34,7 +34,7 @@ def make_ptbxl(
     min_likelihood: float = 0.0,
     workers: int | None = None,
     allow_duplicates: bool = False,
-    rows_per_shard: int = ROWS_PER_SHARD,
+    rows_per_shard: int | None = None,
     shard: str | None = None,
 ) -> Path:
     """Convert PTB-XL: `strat_fold` 1-8 is train, 9 validation, 10 test, as its authors recommend.
@@ -50,7 +50,8 @@ def make_ptbxl(
             0 all of them do, as in the authors' example code: there 0 means "not stated", not "no".
         workers: Processes; None for one per core.
         allow_duplicates: Proceed although equal recordings are in two splits.
-        rows_per_shard: Recordings per file and per step of a resumed conversion.
+        rows_per_shard: Recordings per file and per step of a resumed conversion; see
+            `convert_recordings`.
         shard: "2/8" for one share of the recordings; see `convert_recordings`.
 
     Returns:

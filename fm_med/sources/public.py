@@ -7,9 +7,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from fm_med.cohort import ROWS_PER_SHARD, CohortCard
+from fm_med.cohort import CohortCard
 from fm_med.sources.conversion import convert_recordings
-from fm_med.sources.ecg_table import OLDEST, draw_splits
+from fm_med.sources.ecg_table import OLDEST, drawn_splits
 from fm_med.sources.pieces import Reader, read_files
 from fm_med.sources.table_file import booleans, numbers, refuse_rows
 
@@ -19,12 +19,13 @@ class Making:
     """How a cohort is made of a public data set that comes without splits.
 
     Attributes:
-        seed: Of the draw of people to splits; see `fm_med.sources.ecg_table.draw_splits`.
+        seed: Of the draw of people to splits; see `fm_med.sources.ecg_table.drawn_splits`.
         fractions: Shares of people in train, validation and test.
         duplicates: What to do about equal recordings in different splits: "drop" keeps those of one
             split and lists the others in ``skipped.csv``, "refuse" stops, "allow" keeps all.
         workers: Processes; None for one per core.
-        rows_per_shard: Recordings per file and per step of a resumed conversion.
+        rows_per_shard: Recordings per file and per step of a resumed conversion; see
+            `convert_recordings`.
         shard: "2/8" for one share of the recordings; see `convert_recordings`.
     """
 
@@ -32,7 +33,7 @@ class Making:
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     duplicates: Literal["drop", "refuse", "allow"] = "drop"
     workers: int | None = None
-    rows_per_shard: int = ROWS_PER_SHARD
+    rows_per_shard: int | None = None
     shard: str | None = None
 
     def convert(
@@ -53,8 +54,7 @@ class Making:
             options: Everything that decides the result besides the rows.
             read: Reads the recordings at places of `FILE_COLUMN`.
         """
-        people = rows.column("subject_id").to_pylist()
-        split = pa.array(draw_splits(people, self.fractions, self.seed))
+        split = drawn_splits(rows.column("subject_id"), self.fractions, self.seed)
         return convert_recordings(
             rows.append_column("split", split),
             destination,

@@ -17,7 +17,7 @@ from fm_med.ecg.leads import LEADS
 from fm_med.ecg.simulate import FINDINGS, SimulatedBatch, simulate
 from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
 from fm_med.errors import InputError
-from fm_med.sources.workers import worker_pool
+from fm_med.sources.workers import cores, worker_pool
 
 SIMULATION_VERSION = 1  # rises when the same settings give another cohort
 PIECE = 250  # people that are simulated and written at a time
@@ -109,7 +109,7 @@ def make_simulated(
         (make, start, min(PIECE, subjects - start), hospital) for start in range(0, subjects, PIECE)
     ]
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if subjects >= _FEW else 1
+        workers = cores() if subjects >= _FEW else 1
     with CohortWriter(destination, card, _SCHEMA) as writer:
         # disable=None: silent when standard error is not a terminal
         bar = tqdm(_in_order(pieces, workers), total=len(pieces), unit="piece", disable=None)

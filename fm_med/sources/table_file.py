@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from fm_med.cohort.causes import cause_names
 from fm_med.errors import InputError
@@ -46,6 +45,8 @@ def read_table(
     wanted = list(dict.fromkeys(columns))
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
+            import pyarrow.parquet as pq
+
             require(wanted, pq.read_schema(file).names, file)
             table = pq.read_table(file, columns=wanted)
         else:
@@ -69,6 +70,8 @@ def column_names(
         raise InputError(f"no table at {file}")
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
+            import pyarrow.parquet as pq
+
             names = pq.read_schema(file).names
         else:
             with file.open(encoding=encoding, newline="") as lines:

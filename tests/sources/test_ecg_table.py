@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 
 from fm_med.cohort import check_cohort, open_cohort
 from fm_med.errors import InputError
-from fm_med.sources.ecg_table import draw_splits, make_ecg_table
+from fm_med.sources import ecg_table
+from fm_med.sources.ecg_table import draw_splits, drawn_splits, make_ecg_table
 
 HEADER = "patient,file,befund,monate,tod,alter,geschlecht,AF,teil"
 COLUMNS = {
@@ -228,3 +231,25 @@ def test_split_shares_and_seeds():
     for name, share in [("train", 0.7), ("validation", 0.2), ("test", 0.1)]:
         assert splits.count(name) / len(people) == pytest.approx(share, abs=0.01)
     assert splits != draw_splits(people, (0.7, 0.2, 0.1), 2)
+
+
+def test_splits_are_drawn_by_a_hash_of_seed_and_person():
+    people = [f"p{n % 50}" for n in range(120)]
+    for person, split in zip(people, draw_splits(people, (0.5, 0.2, 0.3), 7)):
+        digest = hashlib.blake2b(f"7 {person}".encode(), digest_size=8).hexdigest()
+        drawn = int(digest, 16) / 2**64
+        assert split == ("train" if drawn < 0.5 else "validation" if drawn < 0.7 else "test")
+    column = pa.chunked_array([people[:70], people[70:]])
+    again = drawn_splits(column, (0.5, 0.2, 0.3), 7)
+    assert again.to_pylist() == draw_splits(people, (0.5, 0.2, 0.3), 7)
+
+
+def test_paths_are_made_in_portions(records, monkeypatch):
+    """As `Path` joins them, wherever the portions end; an absolute path is one's own."""
+    monkeypatch.setattr(ecg_table, "_PORTION", 3)
+    names = pa.chunked_array([["a", "./b"], ["c//d", "/e", "f", "g", "h"]])
+    files = ecg_table._files(records, names)
+    assert files.to_pylist() == [str(records / name) for name in names.to_pylist()]
+    assert files[3].as_py() == "/e"
+    assert [len(chunk) for chunk in files.chunks] == [3, 3, 1]
+    assert len(ecg_table._files(records, names.slice(0, 0))) == 0

@@ -11,6 +11,7 @@ from fm_med.cohort import CohortCard, check_cohort, copies, open_cohort
 from fm_med.cohort.reading import read_skipped
 from fm_med.ecg.leads import LEADS
 from fm_med.errors import InputError
+from fm_med.sources import conversion
 from fm_med.sources.conversion import FILE_COLUMN, convert_recordings
 from fm_med.sources.pieces import Piece, read_files
 from fm_med.sources.shards import merge_parts
@@ -113,6 +114,47 @@ def test_recordings_may_come_from_anywhere(rows, tmp_path):
         for cohort in (usual, turned)
     )
     np.testing.assert_array_equal(first, -second)
+
+
+@pytest.mark.parametrize(
+    ("recordings", "shards", "largest"),
+    [(10, 1, 10), (600, 3, 256), (4096, 16, 256), (4097, 9, 512), (70_000, 18, 4096)],
+)
+def test_few_recordings_make_small_shards(recordings, shards, largest, tmp_path, monkeypatch):
+    """So that every process has a shard; whatever the number of processes, which may change."""
+    sizes = []
+
+    def note(work, tasks, workers):
+        sizes.extend(piece.rows.num_rows for piece in tasks)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "each_done", note)
+    numbers = pa.array(range(recordings)).cast(pa.string())
+    table = pa.table({"subject_id": numbers, "record_id": numbers, FILE_COLUMN: numbers})
+    table = table.append_column("split", pa.array(["train"] * recordings))
+    for workers in (1, 8):
+        with pytest.raises(KeyboardInterrupt):
+            convert(table, tmp_path / "cohort", rows_per_shard=None, workers=workers)
+    first, again = sizes[: len(sizes) // 2], sizes[len(sizes) // 2 :]
+    assert first == again
+    assert (len(first), max(first), sum(first)) == (shards, largest, recordings)
+
+
+@pytest.mark.parametrize(
+    ("recordings", "workers", "processes"),
+    [(900, None, 1), (2100, None, 3), (20_000, None, 6), (900, 4, 4), (20_000, 1, 1)],
+)
+def test_more_recordings_more_processes(recordings, workers, processes, monkeypatch, tmp_path):
+    """Unless it is said how many."""
+    seen = []
+    monkeypatch.setattr(conversion, "cores", lambda: 6)
+    monkeypatch.setattr(
+        conversion, "each_done", lambda work, tasks, count: seen.append(count) or ()
+    )
+    rows = pa.table({"record_id": pa.array(range(recordings))})
+    piece = Piece(rows, rows.schema, tmp_path / "shard", tmp_path / "note", read_files)
+    conversion._convert_pieces([piece], workers)
+    assert seen == [processes]
 
 
 class Upside:
