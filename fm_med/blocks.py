@@ -161,13 +161,21 @@ class GroupLinear(nn.Module):
         _, inputs, outputs = self.group_weight.shape
         return math.sqrt(2 / (inputs + outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply group i's layer to x[i]."""
-        return torch.baddbmm(self.bias, x, self.group_weight)
+    def forward(self, x: Tensor, norm: "GroupLayerNorm | None" = None) -> Tensor:
+        """Apply group i's layer to x[i], which had group i's scale and shift of `norm` before it.
+
+        Weights are few beside tokens: the scale goes into the weights, the shift into the bias.
+        """
+        if norm is None:
+            return torch.baddbmm(self.bias, x, self.group_weight)
+        bias = torch.baddbmm(self.bias, norm.bias[:, None], self.group_weight)
+        return torch.baddbmm(bias, x, norm.weight[:, :, None] * self.group_weight)
 
 
 class GroupLayerNorm(nn.Module):
     """Layer normalisation over the channels with a scale and a shift per group.
+
+    It only normalises: scale and shift are for the `GroupLinear`s that read its output.
 
     Shape:
         - x: (groups, ..., width), the same out.
@@ -180,9 +188,7 @@ class GroupLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each token by its own mean and variance."""
-        shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
-        normal = functional.layer_norm(x, x.shape[-1:])
-        return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape))
+        return functional.layer_norm(x, x.shape[-1:])
 
 
 class GroupTransformerBlock(nn.Module):
@@ -221,15 +227,15 @@ class GroupTransformerBlock(nn.Module):
         rows = x.shape[1:3]
         y = self.norm1(x).flatten(1, 2)
         context, weights = attend(
-            split_heads(self.q_proj(y).unflatten(1, rows), self.heads),
-            split_heads(self.k_proj(y).unflatten(1, rows), self.heads),
-            split_heads(self.v_proj(y).unflatten(1, rows), self.heads),
+            split_heads(self.q_proj(y, self.norm1).unflatten(1, rows), self.heads),
+            split_heads(self.k_proj(y, self.norm1).unflatten(1, rows), self.heads),
+            split_heads(self.v_proj(y, self.norm1).unflatten(1, rows), self.heads),
             dropout=dropout,
             need_weights=need_weights,
         )
         y = self.out_proj(merge_heads(context).flatten(1, 2))
         x = x + functional.dropout(y, dropout).unflatten(1, rows)
-        y = functional.gelu(self.fc1(self.norm2(x).flatten(1, 2)))
+        y = functional.gelu(self.fc1(self.norm2(x).flatten(1, 2), self.norm2))
         y = self.fc2(functional.dropout(y, dropout))
         return x + functional.dropout(y, dropout).unflatten(1, rows), weights
 

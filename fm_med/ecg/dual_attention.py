@@ -53,13 +53,13 @@ class DualAttentionConfig(PreTrainedConfig):
     num_leads: int = 12
     patch_samples: int = 16
     strides: tuple[int, ...] | list[int] = (4, 2, 4)
-    widths: tuple[int, ...] | list[int] = (32, 48, 64)
-    kernel_size: int = 5
-    hidden_size: int = 64
+    widths: tuple[int, ...] | list[int] = (16, 32, 48)
+    kernel_size: int = 3
+    hidden_size: int = 48
     time_layers: int = 1
-    time_heads: int = 2
+    time_heads: int = 1
     lead_heads: int = 4
-    mlp_ratio: int = 2
+    mlp_ratio: int = 1
     shared_time_attention: bool = False
     pooled_size: int = 512
     dropout: float = 0.0
@@ -108,7 +108,7 @@ class CrossLeadBlock(nn.Module):
         """Return the new tokens and, if asked for, the attention weights."""
         dropout = self.dropout if self.training else 0.0
         y = self.norm1(x)
-        summary = torch.cat([y.mean(2), y.amax(2)], dim=-1).transpose(0, 1)
+        summary = torch.cat([y.mean(2), y.max(2).values], dim=-1).transpose(0, 1)
         value = self.v_proj(y).unflatten(-1, (self.heads, -1)).permute(1, 3, 0, 2, 4)
         context, weights = attend(
             split_heads(self.q_proj(summary), self.heads),
@@ -150,7 +150,12 @@ class DualAttentionModel(PreTrainedModel):
     def __init__(self, config: DualAttentionConfig) -> None:
         super().__init__(config)
         strides, widths = config.strides, config.widths
-        self.stem = PatchStem(widths[0], patch_samples=config.patch_samples, stride=strides[0])
+        self.stem = PatchStem(
+            widths[0],
+            patch_samples=config.patch_samples,
+            stride=strides[0],
+            multiple=torch.Size(strides[1:]).numel(),
+        )
         self.stages = nn.Sequential(
             *(
                 ResidualStage(before, after, stride=stride, kernel_size=config.kernel_size)
@@ -249,7 +254,7 @@ class DualAttentionModel(PreTrainedModel):
         """Read all leads of (leads, batch, tokens, hidden) at each time, then pool over time."""
         x = x.permute(1, 2, 0, 3).flatten(2)  # (batch, tokens, leads * hidden)
         time_features = self.max_proj(x)
-        pooled = torch.cat([self.mean_proj(x.mean(1)), time_features.amax(1)], dim=-1)
+        pooled = torch.cat([self.mean_proj(x.mean(1)), time_features.max(1).values], dim=-1)
         # Absent leads are zero: scale up, so that three leads speak as loudly as twelve.
         loudness = lead_mask.shape[1] / lead_mask.sum(1).clamp(min=1)
         return time_features, pooled * loudness.to(pooled.dtype)[:, None]

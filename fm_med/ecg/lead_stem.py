@@ -7,12 +7,19 @@ from torch.nn import functional
 class PatchStem(nn.Module):
     """Overlapping patches of one lead's samples, each mapped to a token; voltage is kept as it is.
 
+    Args:
+        width: Channels of a token.
+        patch_samples: Samples of a patch.
+        stride: Samples between two patches.
+        multiple: Patches that later stages make one token of; surplus ones at the end are left out.
+
     Shape:
-        - signal: (rows, samples) mV -> (rows, width, 1, samples // stride), channels last.
+        - signal: (rows, samples) mV -> (rows, width, 1, tokens), channels last.
     """
 
-    def __init__(self, width: int, *, patch_samples: int, stride: int) -> None:
+    def __init__(self, width: int, *, patch_samples: int, stride: int, multiple: int) -> None:
         super().__init__()
+        self.multiple = multiple
         self.patch_samples = patch_samples
         self.stride = stride
         self.proj = nn.Linear(patch_samples, width)
@@ -21,7 +28,9 @@ class PatchStem(nn.Module):
         """Centre each patch on its `stride` samples."""
         surplus = self.patch_samples - self.stride
         padded = functional.pad(signal, (surplus // 2, surplus - surplus // 2))
-        tokens = functional.gelu(self.proj(padded.unfold(-1, self.patch_samples, self.stride)))
+        patches = padded.unfold(-1, self.patch_samples, self.stride)
+        whole = patches.shape[1] // self.multiple * self.multiple
+        tokens = functional.relu(self.proj(patches[:, :whole]), inplace=True)
         return tokens.transpose(1, 2).unsqueeze(2)
 
 
@@ -59,5 +68,5 @@ class ResidualStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the voltage on the residual stream: only the branch is normalised."""
-        x = functional.gelu(self.down(x))
-        return x + functional.gelu(self.conv(self.norm(x)))
+        x = functional.relu(self.down(x))
+        return x + functional.relu(self.conv(self.norm(x)), inplace=True)

@@ -9,6 +9,7 @@ SMALL = {
     "strides": (8, 4),
     "widths": (8, 8),
     "hidden_size": 16,
+    "time_heads": 2,
     "lead_heads": 2,
     "pooled_size": 24,
 }
