@@ -80,8 +80,8 @@ class FrozenTextEncoder:
         self.device_map = device_map
         self.dtype = _native_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
         self.dim: int = self.config.get_text_config().hidden_size
-        # On a CPU 1,024 tokens keep the matrix units busy; more only add padding.
-        self.tokens_per_batch = 65_536 if self.device.type == "cuda" else 1_024
+        # On a CPU 512 tokens keep the matrix units busy; more only add padding.
+        self.tokens_per_batch = 65_536 if self.device.type == "cuda" else 512
         if pooling == "cls" and self._is_causal():
             raise InputError(
                 f"pooling='cls' reads the first token, which in the decoder {self.name} sees no "
