@@ -125,7 +125,11 @@ def _item(hint: Any) -> type | None:
 
 
 def _join_lists(argv: Sequence[str], lists: Mapping[str, type | None]) -> list[str]:
-    """Turn `--label a b --label c` into `--label=["a", "b", "c"]`, and numbers into `[1, 3]`."""
+    """Turn `--label a b --label c` into `--label=["a", "b", "c"]`, and numbers into `[1, 3]`.
+
+    `--label+ d` goes after it, because it adds to what is there before.
+    """
+    lists = {**lists, **{f"{name}+": item for name, item in lists.items()}}
     joined: dict[str, list[str]] = {}
     others: list[str] = []
     current: list[str] | None = None
@@ -138,7 +142,8 @@ def _join_lists(argv: Sequence[str], lists: Mapping[str, type | None]) -> list[s
             if is_list and not equals:
                 continue
         (others if current is None else current).append(word)
-    return others + [f"--{name}={_listed(joined[name], lists[name])}" for name in joined]
+    in_order = sorted(joined, key=lambda name: name.endswith("+"))
+    return others + [f"--{name}={_listed(joined[name], lists[name])}" for name in in_order]
 
 
 def _listed(words: list[str], item: type | None) -> str:

@@ -73,6 +73,9 @@ class Convert:
         ["here", "--label=a", "--label=b", "--table", "t"],
         ["here", '--label=["a", "b"]', "--table=t"],
         ["--table", "t", "here", "--label", "a", "b"],
+        ["here", "--label", "a", "--label+", "b", "--table", "t"],
+        ["here", "--label+", "b", "--table", "t", "--label=a"],
+        ["here", "--label+", "a", "b", "--table", "t"],
     ],
 )
 def test_lists_may_be_given_in_one_flag_or_several(argv):
