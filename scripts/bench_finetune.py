@@ -31,6 +31,7 @@ from fm_med.tasks import Task, make_task
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "finetune.py"
 FULL = "full fine-tuning, fp32, by the same functions"
 CACHED_AIM, LORA_AIM = 200.0, 2.5
+BF16 = distributed.native_bf16("cpu")  # what training chooses here is held to the aim
 
 
 def load_config() -> Any:
@@ -133,8 +134,8 @@ def rows_of(
     head, task, values = frozen.tuning.predictor.head, frozen.tuning.task, features.numpy()
     ways: dict[str, tuple[Callable[[], object], int, float | None]] = {
         "full": (full.step, full.sampler.batch_size, None),
-        "LoRA, fp32": (lora.step, lora.sampler.batch_size, None),
-        "LoRA, bf16": (half.step, half.sampler.batch_size, LORA_AIM),
+        "LoRA, fp32": (lora.step, lora.sampler.batch_size, None if BF16 else LORA_AIM),
+        "LoRA, bf16": (half.step, half.sampler.batch_size, LORA_AIM if BF16 else None),
         "frozen, a forward pass each step": (frozen.step, frozen.sampler.batch_size, None),
         "frozen, cached features, whole cohort": (
             frozen.cached_step(features, everyone),
