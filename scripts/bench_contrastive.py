@@ -91,7 +91,7 @@ def measure(form: str, rows: int, dim: int, rounds: int) -> tuple[float, float]:
 
 def rows_of(rows: int, dim: int, rounds: int) -> list[Row]:
     """Measure all forms at one size."""
-    rounds = rounds if rows <= 4096 else 1  # seconds each
+    rounds = rounds if rows <= 4096 else 3 if rows <= LARGEST_OF_ALL else 1  # seconds each
     forms = FORMS if rows <= LARGEST_OF_ALL else FORMS[:1]
     other: tuple[float | None, float | None] = (None, None)
     if rows <= LARGEST_WHOLE:

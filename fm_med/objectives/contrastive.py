@@ -136,9 +136,9 @@ class _Sums:
         """Return the sum of the logarithms of all normalisers."""
         return self.across.log().sum() + self.down.log().sum()
 
-    def slope(self, known: Tensor, rows: slice) -> Tensor:
-        """Return the softmax over columns plus the softmax over rows."""
-        return torch.add(1 / self.across[rows, None], 1 / self.down).mul_(known)
+    def slope(self, known: Tensor, rows: slice, space: Tensor) -> Tensor:
+        """Return, in the memory of `space`, the softmax over columns plus the softmax over rows."""
+        return torch.add(1 / self.across[rows, None], 1 / self.down, out=space).mul_(known)
 
 
 class _LogSums:
@@ -160,9 +160,9 @@ class _LogSums:
         """Return the sum of all normalisers."""
         return self.across.sum() + self.down.sum()
 
-    def slope(self, known: Tensor, rows: slice) -> Tensor:
-        """Return the softmax over columns plus the softmax over rows."""
-        slope = (known - self.across[rows, None]).exp_()
+    def slope(self, known: Tensor, rows: slice, space: Tensor) -> Tensor:
+        """Return, in the memory of `space`, the softmax over columns plus the softmax over rows."""
+        slope = torch.sub(known, self.across[rows, None], out=space).exp_()
         return slope.add_((known - self.down).exp_())
 
 
@@ -195,7 +195,8 @@ class _InfoNCE(torch.autograd.Function):
             matched += target.matched(logits, rows)
             known = sums.known(logits)
             sums.add(known, rows)
-            if rows.stop * total <= KEPT_ELEMENTS:
+            # Half precision is for fast products: to compute again is cheap then, memory is not.
+            if rows.stop * total <= KEPT_ELEMENTS and signal.dtype == wide:
                 ctx.kept[rows.start] = known
         ctx.save_for_backward(signal, text, scale)
         ctx.sums, ctx.target, ctx.chunk = sums, target, chunk
@@ -207,11 +208,13 @@ class _InfoNCE(torch.autograd.Function):
         signal, text, scale = ctx.saved_tensors
         to_signal = torch.empty_like(signal, dtype=ctx.sums.across.dtype)
         to_text = torch.zeros_like(to_signal)
+        space = to_signal.new_empty(min(ctx.chunk, len(signal)), len(signal))
         for rows in blocks(len(signal), ctx.chunk):
             known = ctx.kept.get(rows.start)
             if known is None:
                 known = ctx.sums.known(_logits(signal, text, scale, rows))
-            slope = ctx.target.subtract(ctx.sums.slope(known, rows), rows).to(signal.dtype)
+            slope = ctx.sums.slope(known, rows, space[: rows.stop - rows.start])
+            slope = ctx.target.subtract(slope, rows).to(signal.dtype)
             to_signal[rows] = slope @ text
             if to_text.dtype == signal.dtype:
                 to_text.addmm_(slope.T, signal[rows])
