@@ -22,8 +22,8 @@ def write_millivolt(
     # NumPy multiplies int16 by float32 in small pieces that it converts first. To convert a whole
     # recording and then scale it where it lies is faster, more so by one factor for all leads.
     factor = gain.max(1, initial=0.0)
-    uniform = list(((gain == factor[:, None]) | ~lead_mask).all(1))
-    complete = list(lead_mask.all(1))
+    uniform = ((gain == factor[:, None]) | ~lead_mask).all(1).flatten().tolist()
+    complete = lead_mask.all(1).flatten().tolist()
     flats = out.reshape(len(out), math.prod(out.shape[1:]))
     for row, (units, flat) in enumerate(zip(codes, flats)):
         flat[...] = units
