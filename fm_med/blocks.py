@@ -12,6 +12,9 @@ from torch.nn import functional
 from transformers import initialization as init
 
 
+FEW_TOKENS = 64
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -39,8 +42,10 @@ def attend(
     if key_mask is not None:
         lowest = torch.finfo(query.dtype).min
         bias = torch.zeros_like(key_mask, dtype=query.dtype).masked_fill(~key_mask, lowest)
-    # On CPU the fused kernel's backward pass is slow in bfloat16: plain steps are 1.5x faster.
-    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16
+    # On a CPU plain steps are faster than the fused kernel in bfloat16 (1.5 times: its backward pass
+    # is slow), and for few tokens and one head (1.3 times: there is little to fuse).
+    few = query.shape[-3] == 1 and key.shape[-2] <= FEW_TOKENS
+    plain = query.device.type == "cpu" and (query.dtype == torch.bfloat16 or few)
     if not (plain or need_weights):
         # The fused kernels take four dimensions only.
         batch = query.shape[:-3]

@@ -245,7 +245,7 @@ class DualAttentionModel(PreTrainedModel):
 
     def _lead_tokens(self, signal: Tensor) -> Tensor:
         """Turn (leads, batch, samples) into (leads, batch, tokens, hidden), each lead by itself."""
-        x = self.stages(self.stem(signal.flatten(0, 1)))
+        x = self.stages(self.stem(signal))
         x = self.token(x.squeeze(2).transpose(1, 2)).unflatten(0, signal.shape[:2])
         positions = sinusoidal_positions(x.shape[2], x.shape[3], like=x)
         return x + (positions + self.lead_embedding.weight[:, None, None])

@@ -14,7 +14,7 @@ class PatchStem(nn.Module):
         multiple: Patches that later stages make one token of; surplus ones at the end are left out.
 
     Shape:
-        - signal: (rows, samples) mV -> (rows, width, 1, tokens), channels last.
+        - signal: (leads, batch, samples) mV -> (leads * batch, width, 1, tokens), channels last.
     """
 
     def __init__(self, width: int, *, patch_samples: int, stride: int, multiple: int) -> None:
@@ -27,7 +27,8 @@ class PatchStem(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Centre each patch on its `stride` samples."""
         surplus = self.patch_samples - self.stride
-        padded = functional.pad(signal, (surplus // 2, surplus - surplus // 2))
+        # Padding copies, so that leads and batch can be joined without another copy.
+        padded = functional.pad(signal, (surplus // 2, surplus - surplus // 2)).flatten(0, 1)
         patches = padded.unfold(-1, self.patch_samples, self.stride)
         whole = patches.shape[1] // self.multiple * self.multiple
         tokens = functional.relu(self.proj(patches[:, :whole]), inplace=True)

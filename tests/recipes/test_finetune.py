@@ -50,7 +50,9 @@ def adapted(place, followed, risk):
     """LoRA on the encoder of `risk`, with the adapter kept alone."""
     folder = place / "adapted"
     argv = ("--cohort", followed, "--clinical", "age", "sex", "--encoder", risk[0] / "model")
-    argv = (*argv, *SHORT, "--learning_rate", 0.01, "--peft", "lora", "--save_adapter")
+    # A head with a hidden layer has no ridge fit that would be kept in place of the adapters.
+    argv = (*argv, *SHORT, "--learning_rate", 0.01, "--head_hidden", 8)
+    argv = (*argv, "--peft", "lora", "--save_adapter")
     assert launch("finetune", *argv, "--output", folder) == 0
     return folder
 
