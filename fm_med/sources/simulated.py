@@ -19,7 +19,7 @@ from fm_med.ecg.storage import SIGNAL_SCHEMA, encode
 from fm_med.errors import InputError
 from fm_med.sources.workers import cores, worker_pool
 
-SIMULATION_VERSION = 1  # rises when the same settings give another cohort
+SIMULATION_VERSION = 2  # rises when the same settings give another cohort
 PIECE = 250  # people that are simulated and written at a time
 _FEW = 5000  # people below which starting processes takes longer than it saves
 

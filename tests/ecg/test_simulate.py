@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -88,6 +88,7 @@ def test_storing_keeps_the_identities_in_integers(batch):
 
 
 @settings(max_examples=8, deadline=None)
+@example(seed=1, first=4, count=1, repeats=1.0, dropout=0.0)
 @given(
     seed=st.integers(0, 10**6),
     first=st.integers(1, 40),

@@ -61,7 +61,9 @@ class LogHazard:
 
 def log_hazard(subjects: Subjects) -> LogHazard:
     """Return the oracles' ladder for a batch of people."""
-    findings = subjects.severity @ np.array([LOG_HAZARD[name] for name in FINDINGS])
+    # A product of matrices would round one person's sum by how many persons there are.
+    weights = np.array([LOG_HAZARD[name] for name in FINDINGS])
+    findings = (subjects.severity * weights).sum(axis=1)
     rate = (subjects.heart_rate - _MEAN_RATE) / _SD_RATE
     ecg = findings + _TRAIT * subjects.trait + _RATE * rate
     age = _AGE * (subjects.age - MEAN_AGE) / SD_AGE
