@@ -237,5 +237,5 @@ def _logits(signal: Tensor, text: Tensor, scale: Tensor, rows: slice) -> Tensor:
     """Return (rows, batch) scaled similarities, at least in single precision."""
     wide = torch.promote_types(signal.dtype, torch.float32)
     if signal.dtype == wide:  # scaling the vectors spares a pass over the block
-        return (signal[rows] * scale.to(wide)) @ text.T
+        return ((signal[rows] * scale.to(wide)) @ text.T).to(wide)  # autocast would round it
     return (signal[rows] @ text.T).to(wide).mul_(scale)

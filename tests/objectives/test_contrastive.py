@@ -105,6 +105,18 @@ def test_single_precision_survives_far_similarities():
     assert nothing.isnan()
 
 
+def test_autocast_rounds_the_products_only():
+    """Exponentials of logits in bfloat16 would be wrong by percents."""
+    signal, text = embeddings(64, 16, 0, torch.float32)
+    scale = torch.tensor(30.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = contrastive_loss(signal, text, logit_scale=scale)
+        logits = ((signal * scale) @ text.T).float()
+    own = torch.arange(64)
+    losses = [functional.cross_entropy(x, own) for x in (logits, logits.T)]
+    assert value.item() == pytest.approx((sum(losses) / 2).item(), rel=1e-5)
+
+
 @given(
     total=st.integers(1, 20),
     seed=st.integers(0, 10**6),
